@@ -25,6 +25,10 @@ PLANTED: dict[str, dict[str, Any]] = {
     | {f"{name}_{state}": [0.5] * 4 for name in ("nll", "brier") for state in ("before", "after")}
     | {"confidence_before": [0.9] * 4, "confidence_after": [0.8] * 4}
     | {"temperature": [1.5] * 4, "temperature_error": [0.1] * 4, "calibration_images": [9] * 4},
+    "selective": ACCURACY
+    | {"confidence": [0.9, 0.4, 0.8, 0.7], "classwise_ece": [0.1] * 4, "calibration_images": [99] * 4}
+    | {f"{method}_size": [1, 2, 1, 3] for method in ("lac", "aps", "raps")}
+    | {f"{method}_covered": RIGHT for method in ("lac", "aps", "raps")},
     "imagenet_x": ACCURACY
     | {
         "annotated": [True] * 4,

@@ -72,13 +72,13 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
         DataError: no images or labels, here or in the ID set; an ID set that cannot be split; a label outside
             its label space; logits that are not finite.
     """
-    labels = _labels(inputs)
-    if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
+    labels = labels_of(inputs)
+    if averages(inputs) or (inputs.id is not None and averages(inputs.id)):
         return {"label": labels}
     fit, rows = TemperatureFit(np.nan, np.nan, 0), np.arange(len(labels))
     columns: dict[str, Any] = {}
     if inputs.id is not None:
-        fitted, tested = _halves(inputs.id, reported=inputs.id.dataset == inputs.dataset)
+        fitted, tested = halves(inputs.id, reported=inputs.id.dataset == inputs.dataset)
         fit = _fit(inputs.id, fitted)
         if inputs.id.dataset == inputs.dataset:
             if list(inputs.id.ids) != list(inputs.ids):
@@ -92,11 +92,11 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
     return columns | {name: np.full(len(rows), value) for name, value in constants}
 
 
-def _averages(part: ImageInputs) -> bool:
+def averages(part: ImageInputs) -> bool:
     return part.projection is not None and part.projection.kind == "mean_prob"
 
 
-def _labels(part: ImageInputs) -> np.ndarray:
+def labels_of(part: ImageInputs) -> np.ndarray:
     if len(part.ids) == 0:
         raise DataError(f"{part.dataset} holds no images to evaluate")
     if part.labels is None or part.label_space is None:
@@ -106,7 +106,7 @@ def _labels(part: ImageInputs) -> np.ndarray:
     return labels
 
 
-def _halves(part: ImageInputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
+def halves(part: ImageInputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both halves, ascending; a column `calibration` replaces the split."""
     if "calibration" in part.columns:
         marked = _marked(part, reported)
@@ -135,7 +135,7 @@ def _marked(part: ImageInputs, reported: bool) -> np.ndarray:
 
 def _fit(part: ImageInputs, rows: np.ndarray) -> TemperatureFit:
     """Fit once in a process: the digest costs at most a tenth of the fit."""
-    labels = _labels(part)[rows]
+    labels = labels_of(part)[rows]
     digest = _digest(part, labels, rows)
     if digest not in _FITS:
         _FITS[digest] = _fit_anew(part, labels, rows)
@@ -151,7 +151,7 @@ def _digest(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> str:
 
 
 def _fit_anew(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> TemperatureFit:
-    logits = np.concatenate([block for _, block in _logits(part, rows)])
+    logits = np.concatenate([block for _, block in logits_of(part, rows)])
     try:
         temperature = kernels.fit_temperature(logits, labels)
     except kernels.NoOptimumError as error:
@@ -159,7 +159,7 @@ def _fit_anew(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> Temper
     return TemperatureFit(temperature, kernels.temperature_error(logits, labels, temperature), len(rows))
 
 
-def _logits(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def logits_of(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     assert part.head is not None
     features, ids = np.asarray(part.features)[rows], [part.ids[int(row)] for row in rows]
     for block, scores in score_blocks(part.head, features, part.projection, ids=ids):
@@ -173,7 +173,7 @@ def _contributions(
     temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
     predicted, tied = np.empty(len(rows), np.int32), np.empty(len(rows), bool)
     made = {(name, state): np.full(len(rows), np.nan) for state in STATES for name in kernels.Scored._fields}
-    for block, logits in _logits(inputs, rows):
+    for block, logits in logits_of(inputs, rows):
         predicted[block] = logits.argmax(axis=1)
         tied[block] = (logits == logits.max(axis=1, keepdims=True)).sum(axis=1) > 1
         for state, temperature in zip(STATES, temperatures):

@@ -44,6 +44,7 @@ SIZE = 40  # of the images, in pixels
 DATA: dict[str, dict[str, Any]] = {
     "zeroshot": {"dataset": "val.toml", "root": "val"},
     "calibration": {"dataset": "val.toml", "root": "val", "id_dataset": "val.toml", "id_root": "val"},
+    "selective": {"dataset": "val.toml", "root": "val", "id_dataset": "val.toml", "id_root": "val"},
     "imagenet_x": {"dataset": "x.toml", "root": "val"},
     "shape_bias": {"dataset": "cue_conflict", "root": "cues"},
     "imagenet_d": {"dataset": "imagenet_d:texture", "root": "d/texture"},
@@ -264,6 +265,14 @@ def test_calibration(whole: Measured):
     assert result.value("nll_before") == pytest.approx(nll, rel=1e-4)
     [after] = [row for row in result.rows if (row["metric"], row["slice"]) == ("ece_15_after", None)]
     assert after["value"] is not None or after["note"]
+
+
+def test_selective(whole: Measured):
+    """Twelve calibration images and alpha .1: the threshold is the largest score of their labels."""
+    result, expected = whole.result("selective"), softmax(whole.logits("selective"))
+    np.testing.assert_allclose(result.images["confidence"].to_numpy(), expected.max(axis=1), rtol=1e-4)
+    sizes = (1 - expected <= result.images["lac_threshold"][0].as_py() + 1e-9).sum(axis=1)
+    assert np.abs(result.images["lac_size"].to_numpy() - sizes).max() <= 1  # of float32 logits
 
 
 def test_video(whole: Measured):
