@@ -26,6 +26,7 @@ from benchmarks import common
 from benchmarks.results.results_scale import study
 from clipjax.analysis.rows.pivot import pivot
 from clipjax.commands.results.listing import RowOptions
+from clipjax.results.rows import without_gc
 from clipjax.results.run_index import RunIndex
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table
@@ -38,7 +39,8 @@ def listed(folder: Path) -> int:
 
 
 def tabled(folder: Path) -> int:
-    return len(pivot(RowOptions().rows_but_metric(folder), "top1").lines)
+    with without_gc():  # as in the command
+        return len(pivot(RowOptions().rows_but_metric(folder), "top1").lines)
 
 
 def as_frame(folder: Path) -> int:

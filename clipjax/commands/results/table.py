@@ -51,11 +51,14 @@ def table(options: TableOptions) -> None:
         raise UsageError("say which one metric the table is of: --metric top1")
     from clipjax.analysis.rows.pivot import FORMATS, export_pivot, pivot, pivot_cells
     from clipjax.data.labels import DEFAULT_PROMPTS
+    from clipjax.results.rows import without_gc
 
     check_form(options.form, options.out, FORMATS)
-    rows = options.which.rows_but_metric(options.where.path)
-    check_choice(rows, prompts=options.prompts, precision=options.precision)
-    made = pivot(rows, metrics[0], prompts=options.prompts or DEFAULT_PROMPTS, precision=options.precision)
+    prompts, precision = options.prompts, options.precision
+    with without_gc():
+        rows = options.which.rows_but_metric(options.where.path)
+        check_choice(rows, prompts=prompts, precision=precision)
+        made = pivot(rows, metrics[0], prompts=prompts or DEFAULT_PROMPTS, precision=precision)
     for line in made.left_out:
         say(f"left out: {line}", err=True)
     if parts := made.parts:

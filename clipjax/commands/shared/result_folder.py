@@ -64,7 +64,7 @@ def run_in(store: ResultStore, name: str) -> str:
     return matching[0]
 
 
-def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
+def selected(rows: list[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
     """The rows that have one of the wanted names in each field; `*` in a name matches anything.
 
     A data set also has its recorded name, which several may share.
@@ -75,7 +75,7 @@ def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) ->
     Raises:
         UsageError: no row has a name, or no row has all of them together.
     """
-    found = list(rows)
+    found = rows
     for field, names in wanted.items():
         if names:
             known = {one for row in rows for one in _names(row, field)}
