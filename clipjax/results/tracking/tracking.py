@@ -99,9 +99,10 @@ def _evaluation(row: AnyRow, results: Path) -> TrackedRun:
     fields = {name: row.get(name) for name in _FIELDS}
     fields |= {f"{part}.{name}": value for part, record in parts.items() for name, value in record.items()}
     config: dict[str, Value] = {name: each for name, each in fields.items() if isinstance(each, Value)}
+    prompts = row["convention"].get("prompts")
     return TrackedRun(
         id="".join(filter(str.isalnum, run_id)),
-        name=f"{model}: {row['task']} on {row['dataset']}",
+        name=f"{model}: {row['task']} on {row['dataset']}{f', prompts {prompts}' if prompts else ''}",
         kind="evaluation",
         config=config,
         folder=results / FOLDER / model.replace("/", "_") / run_id,

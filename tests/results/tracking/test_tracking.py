@@ -42,7 +42,7 @@ def rows() -> list[Any]:
 
 def check_result(shown: Shown) -> None:
     one = rows()[0]
-    assert shown.name == f"{one['model']}: {one['task']} on {one['dataset']}"
+    assert shown.name == f"{one['model']}: {one['task']} on {one['dataset']}, prompts single"
     told = {name: value for (name, _), value in shown.points.items() if not name.startswith("_")}
     assert told == {"top1": 0.5, "top1.lo": 0.4, "top1.hi": 0.6, "top1.n": 8, "ece": 0.25}
     assert (shown.config["model"], shown.config["convention.prompts"]) == (one["model"], "single")
