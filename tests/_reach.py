@@ -4,7 +4,7 @@ A file reaches the files that import it. Modules that are found by scanning (tas
 imported by no module. They, and files that are not Python, reach the tests that name them and, for a module
 of clipjax, the tests of its room.
 
-    clipjax/results/merge.py changed, tests/results/test_merge.py imports it             1 step
+    clipjax/results/runs/merge.py changed, tests/results/test_merge.py imports it             1 step
     clipjax/commands/results.py imports it, tests/commands/test_cli.py imports that      2 steps
 """
 

@@ -11,7 +11,7 @@ import pytest
 
 
 def test_a_test_is_reached_by_what_it_imports_and_what_that_imports() -> None:
-    steps = _reach.reached([Path("clipjax/results/merge.py")])
+    steps = _reach.reached([Path("clipjax/results/runs/merge.py")])
     assert steps[Path("tests/results/test_results.py")] == 1
     assert steps[Path("tests/analysis/report/test_report_data.py")] > 1
     assert list(steps.values()) == sorted(steps.values())

@@ -27,7 +27,7 @@ from benchmarks.results.results_scale import study
 from clipjax.analysis.rows.pivot import pivot
 from clipjax.commands.results.listing import RowOptions
 from clipjax.results.rows import without_gc
-from clipjax.results.run_index import RunIndex
+from clipjax.results.runs.run_index import RunIndex
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table
 from clipjax.storage.digests import SETTLED_NS

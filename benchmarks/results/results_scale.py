@@ -38,10 +38,10 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.rows.cells import Column, RowIndex, Term
 from clipjax.analysis.rows.points import points
 from clipjax.analysis.trends.trends import effective_robustness, fit_points
-from clipjax.results.merge import merge_results
 from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.result_rows import published_rows
 from clipjax.results.row import AnyRow, Row
+from clipjax.results.runs.merge import merge_results
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table
 

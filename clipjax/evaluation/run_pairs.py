@@ -20,8 +20,8 @@ from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import is_whole
 from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.row import COMPARISON, Row
+from clipjax.results.runs.stored_runs import runs_named
 from clipjax.results.store import ResultStore
-from clipjax.results.stored_runs import runs_named
 from clipjax.storage.digests import canonical_json
 
 RunAddress = tuple[Path, str]  # a folder of results, a run id in it

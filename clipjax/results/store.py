@@ -46,8 +46,8 @@ from clipjax.results.rows import (
     validate_rows,
     without_gc,
 )
-from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
-from clipjax.results.run_index import RunIndex
+from clipjax.results.runs.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
+from clipjax.results.runs.run_index import RunIndex
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.reading import parse_json

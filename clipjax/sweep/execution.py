@@ -27,8 +27,8 @@ from clipjax.estimates import cost
 from clipjax.evaluation.plans.execute import ItemOutcome, execute
 from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import StoredRecipes
-from clipjax.results.failed_runs import key_name
 from clipjax.results.rows import headline
+from clipjax.results.runs.failed_runs import key_name
 from clipjax.results.tracking.tracking import Tracking
 from clipjax.sweep.job_reports import JobReport, SweepJob, duration
 from clipjax.sweep.plan import SweepItem, SweepPlan

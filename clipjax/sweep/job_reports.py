@@ -52,7 +52,7 @@ class SweepJob:
         plan_work: the work of all parts.
         runs: the part's.
         done: runs that have results, from before or made now.
-        failed: names of the records of failed runs (`results.failed_runs`).
+        failed: names of the records of failed runs (`results.runs.failed_runs`).
         work: the part's.
         work_left: of runs that are neither done nor failed.
         work_made: what this job itself did, in `seconds`.

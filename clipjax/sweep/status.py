@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipjax.errors import DataError, counted
-from clipjax.results.failed_runs import FailedRun, FailedRuns
+from clipjax.results.runs.failed_runs import FailedRun, FailedRuns
 from clipjax.sweep.job_reports import SweepJob, duration, newest, read_jobs
 
 RUNNING = "running"

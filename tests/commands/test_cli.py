@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
 from clipjax.evaluation.models import encoders
-from clipjax.results.failed_runs import FOLDER as FAILED
+from clipjax.results.runs.failed_runs import FOLDER as FAILED
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

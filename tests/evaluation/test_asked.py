@@ -25,7 +25,7 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError
-from clipjax.results.run_of import annotations_at
+from clipjax.results.runs.run_of import annotations_at
 from clipjax.results.store import ResultStore
 from clipjax.storage.store import Store
 from clipjax.tasks.multiple_choice import RULES

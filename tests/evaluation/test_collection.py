@@ -25,7 +25,7 @@ from clipjax.evaluation.plans.collection import job_of, plan
 from clipjax.evaluation.plans.execute import ItemOutcome, execute
 from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.rows import Result
-from clipjax.results.failed_runs import FailedRuns
+from clipjax.results.runs.failed_runs import FailedRuns
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
 from clipjax.tasks.task import all_tasks, find_task

@@ -252,7 +252,7 @@ def _rows(folder: Path) -> None:
 
 
 def indexed_rows(folder: Path) -> Any:
-    from clipjax.results.run_index import NAME, _read
+    from clipjax.results.runs.run_index import NAME, _read
 
     if not (lines := [line for _, line in _read(folder / NAME)]):
         raise DataError("a damaged index is made again")
@@ -263,7 +263,7 @@ def indexed_rows(folder: Path) -> Any:
 def _indexed(folder: Path) -> None:
     from _rows import row
 
-    from clipjax.results import run_index
+    from clipjax.results.runs import run_index
     from clipjax.results.store import ResultStore
 
     ResultStore(folder).add([row(RUN, metric="top1"), row(RUN, metric="top5", value=0.75)])

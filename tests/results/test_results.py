@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
-from clipjax.results import merge as results_merge
 from clipjax.results.exports import text_parts, write_rows
-from clipjax.results.merge import merge_results
 from clipjax.results.rows import validate_rows
+from clipjax.results.runs import merge as results_merge
+from clipjax.results.runs.merge import merge_results
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table
 

@@ -23,7 +23,7 @@ from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
-from clipjax.results.merge import merge_results
+from clipjax.results.runs.merge import merge_results
 from clipjax.results.store import ResultStore
 from clipjax.storage import bucket_files, buckets
 from clipjax.storage.bucket_files import BucketFiles

@@ -67,7 +67,7 @@ def compare(options: CompareOptions) -> None:
         clipjax compare 20260101T120000.000000Z-0a1b2c3d \
             results/20260102T130000.000000Z-4e5f6a7b
     """
-    from clipjax.results.stored_runs import runs_named
+    from clipjax.results.runs.stored_runs import runs_named
 
     for name in (options.first, options.second):  # before a library is loaded that computes
         runs_named(name, options.where.path)

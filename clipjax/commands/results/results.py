@@ -51,7 +51,7 @@ def merge(
 
     This is for folders that are finished. `clipjax results sync` exchanges runs with a place that others use.
     """
-    from clipjax.results.merge import merge_results
+    from clipjax.results.runs.merge import merge_results
 
     for folder in folders:
         opened(folder)

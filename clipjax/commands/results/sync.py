@@ -37,7 +37,7 @@ def sync(options: SyncOptions) -> None:
 
         clipjax results sync /shared/results mine --dry-run
     """
-    from clipjax.results.sync import sync_results
+    from clipjax.results.runs.sync import sync_results
     from clipjax.storage.buckets import as_path
 
     here, there = as_path(options.where.path), as_path(options.place)

@@ -103,7 +103,7 @@ def _submit(plan: SweepPlan, options: SweepOptions, machines: Sequence[MachineRa
 
 
 def _show_status(options: SweepOptions) -> None:
-    from clipjax.results.failed_runs import FailedRuns
+    from clipjax.results.runs.failed_runs import FailedRuns
     from clipjax.sweep.status import HEADER, status
 
     found = status(options.read_suite.name, options.results)
@@ -170,7 +170,7 @@ def _show(report: SweepReport, results: Path, processes: int) -> None:
         rows = [[*program, count] for program, count in report.compiles.items()]
         print_table(["architecture", "tower", "size", "batch", "precision", "compiled"], rows)
     if report.failures:
-        from clipjax.results.failed_runs import FailedRuns
+        from clipjax.results.runs.failed_runs import FailedRuns
 
         say(f"\n{len(report.failures)} failed, with tracebacks in {FailedRuns(results).folder}:")
         for failure in report.failures:
@@ -201,7 +201,7 @@ def _collect(
     plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path, folders: Sequence[Path]
 ) -> None:
     """Raises DataError if anything is missing."""
-    from clipjax.results.merge import merge_results
+    from clipjax.results.runs.merge import merge_results
     from clipjax.results.store import ResultStore
     from clipjax.sweep.state import lacking
 

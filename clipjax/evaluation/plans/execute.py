@@ -3,8 +3,8 @@
     for outcome in execute(items, Compute(store=Store("store")), "results"): ...
 
 Each model is opened once and loaded once, and each item is resolved once. A failed item does not stop the
-others; with `results` it leaves a record there (`results.failed_runs`). Processes take the same steps: the
-first decides what is skipped, and if a model fails to load on one, all drop it.
+others; with `results` it leaves a record there (`results.runs.failed_runs`). Processes take the same steps:
+the first decides what is skipped, and if a model fails to load on one, all drop it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, file_of,
 from clipjax.evaluation.predictions.scoring import measured_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import measured
-from clipjax.results.failed_runs import FailedRuns, reason_of
+from clipjax.results.runs.failed_runs import FailedRuns, reason_of
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from clipjax.evaluation.models.encoders import encoder, opened_encoder
 from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request
 from clipjax.heads.build import has_own_head
-from clipjax.results.run_of import annotations_at, names_run
+from clipjax.results.runs.run_of import annotations_at, names_run
 from clipjax.tasks.task import find_task
 
 

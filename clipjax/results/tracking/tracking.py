@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipjax.results.failed_runs import reason_of
 from clipjax.results.row import AnyRow
+from clipjax.results.runs.failed_runs import reason_of
 from clipjax.results.tracking.tracker import TRACKERS, TrackedRun, Tracker, TrackerRun, Value
 
 FOLDER = ".tracked"  # below a folder of results, of trackers that write files of their own

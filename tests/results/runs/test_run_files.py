@@ -18,8 +18,8 @@ from clipjax.errors import DataError
 from clipjax.evaluation.plans.ready import StoredRecipes
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results import store as results
-from clipjax.results.merge import merge_results
 from clipjax.results.rows import validate_rows
+from clipjax.results.runs.merge import merge_results
 from clipjax.results.store import ResultStore, new_run_id, run_order
 
 LINES, IMAGES = 6, 300

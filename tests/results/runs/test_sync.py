@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from clipjax.cli import app
 from clipjax.errors import DataError
+from clipjax.results.runs.sync import sync_results
 from clipjax.results.store import ResultStore, new_run_id
-from clipjax.results.sync import sync_results
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import as_path
 
@@ -155,7 +155,7 @@ def test_a_full_disk_ends_it_and_nothing_is_lost(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("clipjax.results.sync.write_flushed", full)
+        patch.setattr("clipjax.results.runs.sync.write_flushed", full)
         with pytest.raises(DataError, match=r"No space left on device.*copied before that: 0 runs"):
             sync_results(tmp_path / "mine", tmp_path / "there")
     assert [path.name for path in (tmp_path / "there").iterdir()] == []

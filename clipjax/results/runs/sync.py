@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.results.run_files import RUN
+from clipjax.results.runs.run_files import RUN
 from clipjax.results.store import ResultStore
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import REQUESTS, BucketError, BucketPath

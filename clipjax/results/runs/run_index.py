@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from clipjax.results.row import Row
 from clipjax.results.rows import without_gc
-from clipjax.results.run_files import IMAGES, ROWS, RUN
+from clipjax.results.runs.run_files import IMAGES, ROWS, RUN
 from clipjax.storage.digests import SETTLED_NS, Version, clock_ns, sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import keeps_ctime, mounted
 from clipjax.storage.records import json_schema

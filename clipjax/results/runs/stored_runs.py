@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipjax.errors import DataError, unknown_name
-from clipjax.results.run_files import RUN
+from clipjax.results.runs.run_files import RUN
 from clipjax.results.store import ResultStore
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from clipjax.errors import DataError
-from clipjax.results.failed_runs import FailedRuns, key_name
-from clipjax.results.merge import merge_results
+from clipjax.results.runs.failed_runs import FailedRuns, key_name
+from clipjax.results.runs.merge import merge_results
 from clipjax.results.store import ResultStore
 
 KEY = ["b32", "zeroshot", "few", None, {"limit": "5"}]

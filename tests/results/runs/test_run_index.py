@@ -14,9 +14,9 @@ import pytest
 from _rows import as_older, row
 
 from clipjax.errors import DataError
-from clipjax.results import run_index
 from clipjax.results.remarks import remarks
-from clipjax.results.run_index import NAME
+from clipjax.results.runs import run_index
+from clipjax.results.runs.run_index import NAME
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.storage.digests import SETTLED_NS
 from clipjax.storage.records import json_schema

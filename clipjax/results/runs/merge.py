@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipjax.errors import DataError
-from clipjax.results.run_files import IMAGES, ROWS, RUN
+from clipjax.results.runs.run_files import IMAGES, ROWS, RUN
 from clipjax.results.store import ResultStore
 from clipjax.storage.buckets import BucketPath
 from clipjax.storage.writing import write_flushed
