@@ -44,6 +44,7 @@ ORDER = (
         "tasks",
         "compare",
         "rank",
+        "power",
         "generate",
     ),
     *("doctor", "explain", "finetune", "wise_ft"),

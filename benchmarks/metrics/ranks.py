@@ -20,7 +20,7 @@ import scipy.special
 import typer
 
 from benchmarks import common
-from clipjax.metrics.uncertainty.ranks import PairedMeans, Ranks, decide_ranks, paired_means
+from clipjax.metrics.uncertainty.ranks import PairedMeans, RankLimits, decide_ranks, paired_means
 
 TRUTHS = {
     "12 equal models, 500 images": (np.full(12, 0.7), 500),
@@ -86,7 +86,7 @@ def covered(rng: np.random.Generator, accuracy: np.ndarray, images: int, repeats
     return {way: count / repeats for way, count in held.items()}
 
 
-def ways(sample: PairedMeans) -> dict[str, Ranks]:
+def ways(sample: PairedMeans) -> dict[str, RankLimits]:
     drawn = sample.means + sample.draws
     ranks = 1 + (drawn[:, None, :] > drawn[:, :, None]).sum(axis=2)
     lo, hi = np.quantile(ranks, [0.025, 0.975], axis=0)
@@ -94,8 +94,8 @@ def ways(sample: PairedMeans) -> dict[str, Ranks]:
     return {
         "step-down": decide_ranks([sample]).ranks[0],
         "single step": decide_ranks([sample], step_down=False).ranks[0],
-        "percentiles of ranks": Ranks(lo, hi, better),
-        "single pairs at 1.96": Ranks(1 + better.sum(axis=0), len(better) - better.sum(axis=1), better),
+        "percentiles of ranks": RankLimits(lo, hi, better),
+        "single pairs at 1.96": RankLimits(1 + better.sum(axis=0), len(better) - better.sum(axis=1), better),
     }
 
 

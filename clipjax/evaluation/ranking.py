@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError, counted, unknown_name
 from clipjax.evaluation.run_pairs import RunFilter
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import LEVEL
-from clipjax.metrics.uncertainty.ranks import FEWEST, PairedMeans, Ranks, decide_ranks, paired_means
+from clipjax.metrics.uncertainty.ranks import FEWEST, PairedMeans, RankLimits, decide_ranks, paired_means
 from clipjax.results.completeness import is_whole
 from clipjax.results.data_sets import images_of
 from clipjax.results.row import COMPARISON, Row, metric_name
@@ -69,7 +69,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class ModelRanking:
     """All places, and the family of tests for which `level` holds.
 
     Attributes:
@@ -107,7 +107,7 @@ def rank_models(
     level: float = LEVEL,
     draws: int = DRAWS,
     seed: int = 0,
-) -> Ranking:
+) -> ModelRanking:
     """Rank the models of a folder of results by a metric that is a share of images, such as "top1".
 
     Args:
@@ -147,7 +147,7 @@ def rank_models(
     groups = zip(found.items(), samples, ranks, strict=True)
     places = [_place(place, metric, of, sample, own) for (place, of), sample, own in groups]
     critical = tuple(tuple(family.critical) for family in decided)
-    return Ranking(tuple(places), level, _family(places, each), critical, draws, not_ranked)
+    return ModelRanking(tuple(places), level, _family(places, each), critical, draws, not_ranked)
 
 
 def _family(places: Sequence[Place], each: bool) -> str:
@@ -321,7 +321,7 @@ def _on_same_images(
 
 
 def _place(
-    place: tuple[str, str], metric: str, measured: _Measured, sample: PairedMeans, ranks: Ranks
+    place: tuple[str, str], metric: str, measured: _Measured, sample: PairedMeans, ranks: RankLimits
 ) -> Place:
     names = [model_name(row) for row in measured.rows]
     order = sorted(range(len(names)), key=lambda k: (-sample.means[k], names[k]))

@@ -32,7 +32,7 @@ class Ordered(NamedTuple):
     confidence: np.ndarray
 
 
-class Curves(NamedTuple):
+class RiskCoverage(NamedTuple):
     """One row per resample, one column per distinct confidence, the highest first: float64 [R, G].
 
     Where a resample has no image yet, coverage is 0 and the selective risk is that of its first images.
@@ -60,7 +60,7 @@ def ordered(confidence: Shaped[np.ndarray, " N"], loss: Shaped[np.ndarray, " M"]
     return Ordered(order, ends, losses[order], values[order][ends])
 
 
-def curves(images: Ordered, weights: Num[np.ndarray, "R N"] | None = None) -> Curves:
+def curves(images: Ordered, weights: Num[np.ndarray, "R N"] | None = None) -> RiskCoverage:
     """The risks at each distinct confidence. `weights`: how often each image counts; None: once."""
     counts = np.ones((1, len(images.order))) if weights is None else weights[:, images.order]
     answered = np.cumsum(counts, axis=1, dtype=np.float64)
@@ -71,20 +71,20 @@ def curves(images: Ordered, weights: Num[np.ndarray, "R N"] | None = None) -> Cu
     first = (answered > 0).argmax(axis=1)
     empty = answered == 0
     selective = np.where(empty, selective[np.arange(len(first)), first][:, None], selective)
-    return Curves(answered / total, selective, lost / total)
+    return RiskCoverage(answered / total, selective, lost / total)
 
 
-def aurc(found: Curves) -> Float64[np.ndarray, " R"]:
+def aurc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
     """The area under the selective risk."""
     return _area(found.coverage, found.selective, found.selective[:, :1])
 
 
-def augrc(found: Curves) -> Float64[np.ndarray, " R"]:
+def augrc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
     """The area under the generalised risk; ties matter to no convention here."""
     return _area(found.coverage, found.generalised, np.zeros((len(found.coverage), 1)))
 
 
-def excess_aurc(found: Curves) -> Float64[np.ndarray, " R"]:
+def excess_aurc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
     """AURC less that of the best order of infinitely many images with this risk (0/1 losses)."""
     risk = np.minimum(found.generalised[:, -1], 1)
     rest = 1 - risk
@@ -92,13 +92,13 @@ def excess_aurc(found: Curves) -> Float64[np.ndarray, " R"]:
     return aurc(found) - best
 
 
-def risk_at_coverage(found: Curves, coverage: float) -> Float64[np.ndarray, " R"]:
+def risk_at_coverage(found: RiskCoverage, coverage: float) -> Float64[np.ndarray, " R"]:
     """The selective risk where at least this share is answered, at the first confidence that does."""
     reached = (found.coverage >= coverage - 1e-12).argmax(axis=1)
     return found.selective[np.arange(len(reached)), reached]
 
 
-def coverage_at_risk(found: Curves, risk: float) -> Float64[np.ndarray, " R"]:
+def coverage_at_risk(found: RiskCoverage, risk: float) -> Float64[np.ndarray, " R"]:
     """The largest coverage whose selective risk is at most this; 0 if there is none."""
     held = (found.selective <= risk + 1e-12) & (found.coverage > 0)
     return np.where(held, found.coverage, 0).max(axis=1)

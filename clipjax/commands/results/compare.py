@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOptions
+from clipjax.commands.shared.options import (
+    JsonOption,
+    MetricOption,
+    OnlyLabelsOption,
+    OnlyPrecisionOption,
+    OnlyPromptsOption,
+    ResultsOptions,
+)
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import with_options
 from clipjax.errors import counted, visible
@@ -40,12 +47,9 @@ class CompareOptions:
         typer.Option(min=100, help="Fewest resamples of the paired bootstrap; the tests may need more."),
     ] = 1000
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0
-    prompts: Annotated[
-        str | None,
-        typer.Option(help="Only runs with this prompt set, where a model was evaluated with several."),
-    ] = None
-    precision: Annotated[str | None, typer.Option(help="Only runs of this precision: parity or fast.")] = None
-    labels: Annotated[str | None, typer.Option(help="Only runs over this label space.")] = None
+    prompts: OnlyPromptsOption = None
+    precision: OnlyPrecisionOption = None
+    labels: OnlyLabelsOption = None
     as_json: JsonOption = False
 
 

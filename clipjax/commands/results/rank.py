@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from clipjax.commands.shared.options import JsonOption, OnlyModelsOption, ResultsOptions
+from clipjax.commands.shared.options import (
+    JsonOption,
+    OnlyLabelsOption,
+    OnlyModelsOption,
+    OnlyPrecisionOption,
+    OnlyPromptsOption,
+    ResultsOptions,
+)
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import checked
 from clipjax.errors import UsageError, visible
 
 if TYPE_CHECKING:
-    from clipjax.evaluation.ranking import Place, Ranking
+    from clipjax.evaluation.ranking import ModelRanking, Place
 
 FAMILIES = ("all", "each")
 SIDES = ("both", "best", "worst")
@@ -44,9 +51,9 @@ class RankOptions:
     side: Annotated[str, typer.Option(help="Limits of the ranks: both, only the best or only the worst.")] = (
         "both"
     )
-    prompts: Annotated[str | None, typer.Option(help="Only runs with this prompt set.")] = None
-    precision: Annotated[str | None, typer.Option(help="Only runs of this precision: parity or fast.")] = None
-    labels: Annotated[str | None, typer.Option(help="Only runs over this label space.")] = None
+    prompts: OnlyPromptsOption = None
+    precision: OnlyPrecisionOption = None
+    labels: OnlyLabelsOption = None
     draws: Annotated[int, typer.Option(min=1000, help="Draws of the models' means.")] = 10_000
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0
     as_json: JsonOption = False
@@ -90,7 +97,7 @@ def rank(options: RankOptions) -> None:
     say(f"{found.level:.0%} holds for {found.family}; {above} ({found.draws:,} draws)")
 
 
-def _ranking(options: RankOptions) -> Ranking:
+def _ranking(options: RankOptions) -> ModelRanking:
     from clipjax.evaluation.ranking import rank_models
     from clipjax.evaluation.run_pairs import RunFilter
 

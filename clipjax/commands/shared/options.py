@@ -100,6 +100,16 @@ AcceptOption = Annotated[
 ]
 
 # Result rows, and what is made of them.
+OnlyPromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts", help="Only runs with this prompt set, where a model was evaluated with several."
+    ),
+]
+OnlyPrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="Only runs of this precision: parity or fast.")
+]
+OnlyLabelsOption = Annotated[str | None, typer.Option("--labels", help="Only runs over this label space.")]
 RunArgument = Annotated[
     str,
     typer.Argument(

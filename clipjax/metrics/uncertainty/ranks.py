@@ -39,7 +39,7 @@ class PairedMeans(NamedTuple):
     draws: np.ndarray
 
 
-class Ranks(NamedTuple):
+class RankLimits(NamedTuple):
     """Ranks of the models; 1 is the best.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ranks(NamedTuple):
 class Decided(NamedTuple):
     """The ranks of each set of images, and the critical value of each step, in standard errors."""
 
-    ranks: list[Ranks]
+    ranks: list[RankLimits]
     critical: list[float]
 
 
@@ -154,9 +154,11 @@ def _largest(sample: PairedMeans, live: Bool[np.ndarray, "M M"]) -> Float64[np.n
     return largest
 
 
-def _ranks(better: Bool[np.ndarray, "M M"], side: str) -> Ranks:
+def _ranks(better: Bool[np.ndarray, "M M"], side: str) -> RankLimits:
     models = len(better)
     lo = 1 + better.sum(axis=0)
     hi = models - better.sum(axis=1)
     everywhere: Int64[np.ndarray, " M"] = np.full(models, 1)
-    return Ranks(everywhere if side == "worst" else lo, models * everywhere if side == "best" else hi, better)
+    return RankLimits(
+        everywhere if side == "worst" else lo, models * everywhere if side == "best" else hi, better
+    )
