@@ -101,6 +101,7 @@ def rank_models(
     models: Sequence[str] = (),
     tasks: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    runs: Sequence[str] = (),
     choice: RunFilter | None = None,
     each: bool = False,
     side: str = "both",
@@ -115,6 +116,7 @@ def rank_models(
         models: only these.
         tasks: only these.
         datasets: only these.
+        runs: only these.
         choice: the ways of measuring to take; None: the one that most models share.
         each: the level holds on every data set by itself, not for all of them together.
         side: "both", "best" (only the best rank a model may have) or "worst".
@@ -122,10 +124,11 @@ def rank_models(
         seed: of the draws.
 
     Raises:
-        UsageError: no row of this metric, model, task or data set; the metric is no share of images.
+        UsageError: no row of this metric, model, task, data set or run; the metric is no share of images.
         DataError: nowhere are two models measured alike on the same `FEWEST` images or more.
     """
-    rows = _rows(ResultStore(results), metric, {"model": models, "task": tasks, "dataset": datasets})
+    wanted = {"model": models, "task": tasks, "dataset": datasets, "run_id": runs}
+    rows = _rows(ResultStore(results), metric, wanted)
     found: dict[tuple[str, str], _Measured] = {}
     not_ranked: dict[str, str] = {}
     for place, own in _by_place(rows).items():
@@ -168,11 +171,12 @@ def _rows(store: ResultStore, metric: str, wanted: Mapping[str, Sequence[str]]) 
         raise unknown_name("metric", metric, sorted(names))
     rows = [row for row in rows if metric_name(row["metric"], row["slice"]) == metric]
     for field, names in wanted.items():
-        known = sorted({_named(row, field) for row in rows})
+        known = {_named(row, field) for row in rows}
         for name in names:
             if name not in known:
-                raise unknown_name(f"{field} with {metric}", name, known)
-        rows = [row for row in rows if not names or _named(row, field) in names]
+                raise unknown_name(f"{field} with {metric}", name, sorted(known))
+        asked = set(names) or known
+        rows = [row for row in rows if _named(row, field) in asked]
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 
@@ -127,6 +128,63 @@ def test_data_sets_are_one_family_unless_asked(folder):
     assert together.critical[0][0] > max(steps[0] for steps in each.critical)
     [one] = rank_models(folder, "top1", datasets=["e"]).places
     assert one.dataset == "e"
+
+
+def table(folder, *options):
+    done = CliRunner().invoke(cli.app, ["results", "table", str(folder), "--metric", "top1", *options])
+    return done.exit_code, done.stdout, done.stderr or str(done.exception)
+
+
+def test_a_table_has_the_ranks_of_the_runs_that_it_shows(folder):
+    for model in [*"dcba", "few"]:  # newer runs of another way, which the table does not show
+        accuracy = 1 - ACCURACY.get(model, 0.5)
+        add(folder, model, accuracy, recipe_hash=model[0] + "0" * 63, precision="fast")
+    for model in "ab":
+        add(folder, model, 0.5, dataset="e", seed=1, recipe_hash=model * 63 + "1")
+    add(folder, "few", 0.95, 200, recipe_hash="e" * 64)
+    add(folder, "published", 0.99, origin="published", recipe_hash="f" * 64)
+    code, text, notes = table(folder, "--ranks", "--format", "csv")
+    assert code == 0, notes
+    lines = {line["model"]: line for line in csv.DictReader(text.splitlines())}
+    ranks = {model: (line["d best rank"], line["d worst rank"]) for model, line in lines.items()}
+    assert ranks == {
+        "a": ("1", "2"),
+        "b": ("1", "2"),
+        "c": ("3", "3"),
+        "d": ("4", "4"),
+        "few": ("", ""),
+        "published": ("", ""),
+    }
+    assert (lines["a"]["e best rank"], lines["a"]["e worst rank"], lines["c"]["e best rank"]) == (
+        "1",
+        "2",
+        "",
+    )
+    where = "few (measured on 200 other images, not on the 300 of most models); published (not measured here)"
+    assert f"no rank on d: {where}" in notes
+    assert "no rank on e" not in notes
+    assert "ranks: 95% holds for all 14 ordered pairs of models of 2 data sets together" in notes
+
+
+def test_ranks_stand_beside_the_numbers_in_every_form(folder):
+    add(folder, "a", dataset="alone", recipe_hash="f" * 64)
+    code, text, notes = table(folder, "--ranks")
+    assert code == 0, notes
+    assert re.search(r"\nmodel +alone +d +rank", "\n" + text)
+    assert re.search(r"\nb .* 1-2\b", text)
+    assert "alone is not ranked: ranks need two models or more on the same images" in notes
+    markdown = table(folder, "--ranks", "--format", "markdown")[1].splitlines()
+    assert markdown[:2] == ["| model | alone | d | rank |", "| --- | ---: | ---: | ---: |"]
+    assert r"\begin{tabular}{lrrr}" in table(folder, "--ranks", "--format", "latex")[1]
+    assert "rank" not in table(folder)[1]
+
+
+def test_a_table_of_published_numbers_alone_has_no_ranks(tmp_path):
+    for model in "ab":
+        add(tmp_path, model, origin="published", recipe_hash=model * 64)
+    code, _, why = table(tmp_path, "--ranks")
+    assert code == 1
+    assert "no number of top1 was measured here: ranks need per-image tables" in why
 
 
 def test_a_place_that_cannot_be_ranked_is_named_beside_those_that_can(folder):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from clipjax.analysis.rows.alike import Ways, unlike, unlike_in_words
@@ -33,12 +33,14 @@ class Pivot:
     """A model is a line, a data set a column (a task and a data set where several tasks have the metric).
 
     left_out: why a data set has no column: it is not clear which of its rows are meant.
+    ranks: of a column's models, the best and the worst rank that each may have.
     """
 
     metric: str
     columns: tuple[Column, ...]
     lines: Mapping[str, Sequence[Cell]]
     left_out: tuple[str, ...] = ()
+    ranks: Mapping[Column, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
     @functools.cached_property
     def best(self) -> tuple[float | None, ...]:
@@ -172,19 +174,16 @@ def metric_ends() -> dict[str, str]:
 
 
 def export_pivot(table: Pivot, form: str) -> str:
-    """Write the table as "markdown" or "latex" (best numbers bold), or as "csv" (limits and n in columns)."""
+    """Write the table as "markdown" or "latex" (best numbers bold), or "csv" (limits, n and ranks, too)."""
     if form == "csv":
-        parts = ("", " lo", " hi", " n")
-        titles = ["model", *(f"{column.title}{part}" for column in table.columns for part in parts)]
-        lines = ([name, *(x for cell in cells for x in _values(cell))] for name, cells in table.lines.items())
-        return as_csv(titles, lines)
+        return _as_csv(table)
     escape, bold = (markdown, "**{}**") if form == "markdown" else (tex, r"\textbf{{{}}}")
     titles, lines = pivot_cells(table, escape, bold)
     if form == "markdown":
-        body = [titles, ["---", *["---:"] * len(table.columns)], *lines]
+        body = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
         return "".join(f"| {' | '.join(line)} |\n" for line in body)
     rows = [" & ".join(line) + r" \\" for line in (titles, *lines)]
-    head = rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"
+    head = rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}"
     parts = [head, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(parts)
 
@@ -193,11 +192,34 @@ def pivot_cells(
     table: Pivot, escape: Callable[[str], str] = str, bold: str = "{}*"
 ) -> tuple[list[str], list[list[str]]]:
     """The titles, and a line of texts per model; the best number of a column goes through `bold`."""
-    lines = [
-        [escape(name), *(_text(cell, best, bold) for cell, best in zip(cells, table.best))]
-        for name, cells in table.lines.items()
-    ]
-    return ["model", *(escape(column.title) for column in table.columns)], lines
+    titles, lines = ["model"], [[escape(name)] for name in table.lines]
+    for k, (column, best) in enumerate(zip(table.columns, table.best)):
+        ranks = table.ranks.get(column)
+        titles += [escape(column.title)] + ["rank"] * (ranks is not None)
+        for line, (model, cells) in zip(lines, table.lines.items()):
+            line.append(_text(cells[k], best, bold))
+            if ranks is not None:
+                line.append(rank_text(*ranks[model]) if model in ranks else "")
+    return titles, lines
+
+
+def rank_text(best: int, worst: int) -> str:
+    """A model's ranks: "3", or "3-5"."""
+    return str(best) if best == worst else f"{best}-{worst}"
+
+
+def _as_csv(table: Pivot) -> str:
+    titles = ["model"]
+    lines: list[list[str | float | None]] = [[name] for name in table.lines]
+    for k, column in enumerate(table.columns):
+        ranks = table.ranks.get(column)
+        parts = ("", " lo", " hi", " n", *((" best rank", " worst rank") if ranks is not None else ()))
+        titles += [f"{column.title}{part}" for part in parts]
+        for line, (model, cells) in zip(lines, table.lines.items()):
+            line += _values(cells[k])
+            if ranks is not None:
+                line += ranks.get(model, (None, None))
+    return as_csv(titles, lines)
 
 
 def _text(cell: Cell, best: float | None, bold: str) -> str:

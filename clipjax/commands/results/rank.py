@@ -120,16 +120,14 @@ def _record(place: Place) -> dict:
 
 
 def _show(place: Place) -> None:
+    from clipjax.analysis.rows.pivot import rank_text
+
     say(visible(f"{place.task} on {place.dataset}, {len(place.models)} models, {place.n:,} images"))
     print_table(
         ["rank", "model", place.metric],
-        [[_limits(each.best, each.worst), each.model, f"{each.value:.4f}"] for each in place.models],
+        [[rank_text(each.best, each.worst), each.model, f"{each.value:.4f}"] for each in place.models],
     )
     say(visible(f"cannot be told from the best: {', '.join(place.not_told_from_best)}"))
     for model, why in place.left_out.items():
         say(visible(f"{model} is left out: {why}"))
     say("")
-
-
-def _limits(best: int, worst: int) -> str:
-    return str(best) if best == worst else f"{best}-{worst}"
