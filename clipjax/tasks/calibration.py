@@ -72,7 +72,7 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
         DataError: no images or labels, here or in the ID set; an ID set that cannot be split; a label outside
             its label space; logits that are not finite.
     """
-    labels = labels_of(inputs)
+    labels = labels_of(inputs, "calibration")
     if averages(inputs) or (inputs.id is not None and averages(inputs.id)):
         return {"label": labels}
     fit, rows = TemperatureFit(np.nan, np.nan, 0), np.arange(len(labels))
@@ -96,11 +96,11 @@ def averages(part: ImageInputs) -> bool:
     return part.projection is not None and part.projection.kind == "mean_prob"
 
 
-def labels_of(part: ImageInputs) -> np.ndarray:
+def labels_of(part: ImageInputs, task: str) -> np.ndarray:
     if len(part.ids) == 0:
         raise DataError(f"{part.dataset} holds no images to evaluate")
     if part.labels is None or part.label_space is None:
-        raise DataError(f"{part.dataset} has no labels: calibration needs them")
+        raise DataError(f"{part.dataset} has no labels: the task {task} needs them")
     labels = np.asarray(part.labels, np.int32)
     check_labels(labels, part.ids, part.label_space)
     return labels
@@ -135,7 +135,7 @@ def _marked(part: ImageInputs, reported: bool) -> np.ndarray:
 
 def _fit(part: ImageInputs, rows: np.ndarray) -> TemperatureFit:
     """Fit once in a process: the digest costs at most a tenth of the fit."""
-    labels = labels_of(part)[rows]
+    labels = labels_of(part, "calibration")[rows]
     digest = _digest(part, labels, rows)
     if digest not in _FITS:
         _FITS[digest] = _fit_anew(part, labels, rows)

@@ -50,7 +50,7 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
     Raises:
         DataError: as `clipjax.tasks.calibration.describe`.
     """
-    labels = labels_of(inputs)
+    labels = labels_of(inputs, "selective")
     if averages(inputs) or (inputs.id is not None and averages(inputs.id)):
         return {"label": labels}
     rows, thresholds, columns, fitted = np.arange(len(labels)), {}, {}, np.array([], int)
@@ -74,7 +74,7 @@ def _probabilities(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice,
 
 
 def _thresholds(part: ImageInputs, rows: np.ndarray) -> dict[str, float]:
-    labels = labels_of(part)[rows]
+    labels = labels_of(part, "selective")[rows]
     own: dict[str, list[np.ndarray]] = {method: [] for method in conformal.METHODS}
     for block, shares, uniforms in _probabilities(part, rows):
         truth = labels[block]

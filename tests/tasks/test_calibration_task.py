@@ -430,7 +430,7 @@ def test_refusals(near, shifted):
     def run(part=shifted, known=near):
         calibration.TASK.run(dataclasses.replace(part, id=known))
 
-    with pytest.raises(DataError, match="near has no labels"):
+    with pytest.raises(DataError, match="near has no labels: the task calibration needs them"):
         run(known=dataclasses.replace(near, labels=None))
     with pytest.raises(DataError, match="shifted has no labels"):
         run(dataclasses.replace(shifted, labels=None))

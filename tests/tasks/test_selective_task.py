@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from clipjax.data.labels import LabelSpace
+from clipjax.errors import DataError
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
+from clipjax.heads.head import identity_head
 from clipjax.metrics import conformal, selective
 from clipjax.tasks import selective as task
-from clipjax.tasks.inputs import About
+from clipjax.tasks.inputs import About, ImageInputs
 from clipjax.tasks.task import find_task
 
 N, K = 400, 5
+SPACE = LabelSpace("two", ("one", "other"), ("n0", "n1"))
 NAMES = [f"{k:03}.png" for k in range(N)]
 
 
@@ -123,6 +127,18 @@ def test_averages_of_probabilities_are_not_logits():
     [row] = task.measure({"label": [0, 1]}, About("d", None))
     assert (row.value, row.note[:14]) == (None, "not applicable")
     assert task.paired({"label": [0, 1]}, About("d", None)).right == {}
+
+
+@pytest.mark.parametrize("part", ["own", "id"])
+def test_images_without_labels_are_refused_by_this_task(part):
+    def images(name, labels, **more):
+        shown = {"features": np.eye(2, dtype=np.float32), "label_space": SPACE, "head": identity_head(SPACE)}
+        return ImageInputs(ids=["a", "b"], labels=labels, dataset=name, **shown, **more)
+
+    known = images("id", None if part == "id" else [0, 1])
+    inputs = images("own", None if part == "own" else [0, 1], id=known)
+    with pytest.raises(DataError, match=f"{part} has no labels: the task selective needs them"):
+        task.describe(inputs)
 
 
 def test_few_calibration_images_give_full_sets(tmp_path):
