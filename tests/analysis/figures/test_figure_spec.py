@@ -19,6 +19,7 @@ from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
+from clipjax.metrics import conformal
 from clipjax.results.runs.run_of import RUN_OF, names_run
 from clipjax.sweep.suite import SuiteRun, load_suite, suite_names
 from clipjax.tasks import shape_bias
@@ -360,6 +361,14 @@ def plain_columns() -> dict[str, dict[str, Any]]:
             "multi_factors": factors,
         },
         "calibration": {**each, **{name: rng.random(N) for name in of_states}, **fitted},
+        "selective": {
+            **each,
+            "confidence": rng.random(N),
+            "classwise_ece": np.full(N, 0.1),
+            "calibration_images": np.full(N, N),
+            **{f"{method}_size": rng.integers(0, 8, N) for method in conformal.METHODS},
+            **{f"{method}_covered": right for method in conformal.METHODS},
+        },
         "ood": {
             "in_distribution": np.arange(N) < N // 2,
             "mcm": rng.random(N),
