@@ -19,6 +19,7 @@ from clipjax.analysis.figures.spec import Spec, load_spec
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import group_of
 from clipjax.errors import DataError
+from clipjax.tasks.selective import COVERAGES
 
 SPEC = load_spec("fig7")
 EMPTY = ("vit_b_32-openai", "navi", "angle:30-60")  # the pairs of a sample have no such rotation
@@ -168,6 +169,22 @@ def test_a_panel_without_rows_names_the_command_that_makes_them(tmp_path: Path) 
     assert ">clipjax sweep suite:fig7</" in text
     nothing = analyze(SPEC, RowIndex([]), tmp_path / "none")
     assert (nothing.files, nothing.drawn, len(nothing.missing)) == ((), 0, 11)
+
+
+def test_risk_coverage_curves_have_every_coverage_and_the_rows_of_the_task(tmp_path: Path) -> None:
+    spec = load_spec("risk_coverage")
+    for curves in spec.curves:
+        assert [float(label) for label in curves.bins] == list(COVERAGES)
+    own = study_rows(spec.terms, models(every=40))
+    risks: list[Any] = [
+        {**row, "value": 0.4 * float(row["slice"].removeprefix("coverage:")) ** 2} for row in own
+    ]
+    done = analyze(spec, RowIndex(risks), tmp_path, formats=["csv", "svg"])
+    assert (done.drawn, done.panels, [*done.missing]) == (40, 40, [])
+    with (tmp_path / "risk_coverage_points.csv").open(encoding="utf-8") as file:
+        shown = {line["title"]: float(line["x"]) for line in csv.DictReader(file)}
+    assert shown["ImageNet-R, 0.5"] == pytest.approx(0.1)
+    assert shown["ImageNet, 1"] == pytest.approx(0.4)
 
 
 def mine(folder: Path, old: str = "", new: str = "") -> Spec:
