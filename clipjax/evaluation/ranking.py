@@ -219,7 +219,13 @@ def _alike(rows: Sequence[Row], choice: RunFilter) -> tuple[list[Row], dict[str,
     asked = {"prompts": choice.prompts, "precision": choice.precision, "label_space": choice.labels}
     asked = {name: value for name, value in asked.items() if value is not None}
     fitting = [row for row in rows if all(_ways(row).get(k, v) == v for k, v in asked.items())]
-    candidates = {canonical_json(_ways(row)): _ways(row) for row in fitting}  # the newest last
+    every = {canonical_json(_ways(row)): _ways(row) for row in fitting}  # the newest last
+    # A classifier agrees with any prompts: its own way would put models with different prompts in one group.
+    candidates = {
+        name: ways
+        for name, ways in every.items()
+        if not any(len(other) > len(ways) and _agrees(ways, other) for other in every.values())
+    }
     groups = [[row for row in fitting if _agrees(_ways(row), ways)] for ways in candidates.values()]
     if not groups:
         raise DataError(f"no run has {', '.join(f'--{name} {value}' for name, value in asked.items())}")

@@ -106,6 +106,15 @@ def test_models_measured_otherwise_are_left_out_by_name(folder, monkeypatch, cha
     assert "other is left out: " in shown(folder)[1]
 
 
+def test_a_classifier_does_not_bring_models_with_different_prompts_together(folder):
+    own = {"prompts": "not applicable: a classifier has its own head"}
+    add(folder, "other", recipe_hash="e" * 64, convention={"prompts": "openai_80"})
+    add(folder, "classifier", recipe_hash="f" * 64, convention=own)
+    [place] = rank_models(folder, "top1").places
+    assert {each.model for each in place.models} == {*ACCURACY, "classifier"}
+    assert place.left_out == {"other": "measured with prompts openai_80, not single"}
+
+
 def test_a_way_of_measuring_is_chosen(folder):
     for model in "ab":
         add(folder, model, recipe_hash=model * 63 + "0", convention={"prompts": "openai_80"})
