@@ -129,7 +129,7 @@ def test_the_dry_run_prints_the_script_with_the_options_that_were_given(suite: P
     ("more", "message"),
     [
         (["slurm"], "there is no sbatch on this machine; give the command on a login node"),
-        (["sge"], "unknown queue 'sge'; known: slurm"),
+        (["sge"], "unknown queue 'sge'; known: skypilot, slurm, xpk"),
         (["slurm", "--shard", "1/2"], "--submit and --shard do not go together"),
         (["slurm", "--collect"], "--submit and --collect do not go together"),
     ],

@@ -45,6 +45,9 @@ def sweep(options: SweepOptions) -> None:
 
         clipjax sweep suite.toml --data-root /data --submit slurm --dry-run
 
+        clipjax sweep suite.toml --submit xpk --dry-run \
+            --data-root gs://lab/data --results gs://lab/results
+
         clipjax sweep suite.toml --results results --status
 
         clipjax sweep suite.toml --data-root /data --collect
@@ -86,13 +89,17 @@ def swept(options: SweepOptions, *, last: bool = True) -> None:
 
 
 def _submit(plan: SweepPlan, options: SweepOptions, machines: Sequence[MachineRates]) -> None:
-    """Hand the sweep to Slurm, or print the script."""
+    """Hand the sweep to Slurm, or print the file for the queue."""
+    from clipjax.sweep.job_files import MACHINES, job_file
     from clipjax.sweep.job_reports import duration
     from clipjax.sweep.slurm import SUBMITTED, array_for, logs_in, script, submit
 
-    [machine] = [each for each in machines if each.name == SUBMITTED]
+    queue, given = str(options.submit), as_written(options.context, but=ONLY_HERE)
+    [machine] = [each for each in machines if each.name == MACHINES.get(queue, SUBMITTED)]
     array, logs = array_for(plan, machine, options.shares), logs_in(options.results)
-    given = as_written(options.context, but=ONLY_HERE)
+    if queue in MACHINES:
+        say(job_file(queue, plan.suite.name, array, ["clipjax", "sweep", *given]))
+        return
     text = script(plan.suite.name, array, [sys.executable, "-m", "clipjax", "sweep", *given], logs)
     if options.dry_run:
         say(text)

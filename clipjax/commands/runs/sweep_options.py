@@ -21,7 +21,7 @@ from clipjax.commands.shared.options import (
 from clipjax.commands.shared.records import FieldsOf
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import unknown_name
+from clipjax.errors import UsageError, unknown_name
 from clipjax.options import AUTO
 from clipjax.results.tracking.tracker import check_trackers
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clipjax.sweep.suite import Suite
 
 
-QUEUES = ("slurm",)
+QUEUES = ("slurm", "skypilot", "xpk")
 ONLY_HERE = ("submit", "shares", "dry_run", "share_of_peak")  # not of the jobs that --submit makes
 
 
@@ -89,7 +89,7 @@ class SweepOptions:
         typer.Option(
             metavar="QUEUE",
             help="Run nothing here: hand the parts to slurm as the jobs of an array, with time and memory "
-            "from their cost. With --dry-run: print the script.",
+            "from their cost. With --dry-run: print the script. For skypilot and xpk, only the latter.",
         ),
     ] = None
     no_retry: Annotated[
@@ -164,6 +164,20 @@ class SweepOptions:
             raise unknown_name("queue", str(self.submit), list(QUEUES))
         beside = {"--collect": self.collect, "--status": self.status, "--shard": self.shard}
         refuse_beside("--submit", {**beside, "--distributed": self.distributed})
+        if self.submit == "slurm":
+            return
+        if not self.dry_run:
+            raise UsageError(
+                f"--submit {self.submit} starts nothing: print its file with --dry-run, and start the jobs "
+                "from that"
+            )
+        from clipjax.storage.buckets import BucketPath, as_path
+
+        if not isinstance(as_path(self.results), BucketPath):
+            raise UsageError(
+                f"--results {self.results}: the jobs of {self.submit} share no disk; name a bucket, e.g. "
+                "gs://BUCKET/results, and another folder of it for --store"
+            )
 
     @functools.cached_property
     def read_suite(self) -> Suite:

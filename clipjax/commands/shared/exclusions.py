@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import typer
 
@@ -52,6 +53,8 @@ def as_written(context: typer.Context, but: Collection[str]) -> list[str]:
     Args:
         but: names of parameters that are left out.
     """
+    from clipjax.storage.buckets import as_path
+
     arguments: list[str] = []
     for each in context.command.params:
         name = str(each.name)
@@ -61,7 +64,8 @@ def as_written(context: typer.Context, but: Collection[str]) -> list[str]:
         )
         for value in values if is_written and name not in but else ():
             flag = [max(each.opts, key=len)] if each.param_type_name == "option" else []
-            arguments += flag if isinstance(value, bool) else [*flag, str(value)]
+            text = str(as_path(value) if isinstance(value, Path) else value)  # gs://, which Path makes gs:/
+            arguments += flag if isinstance(value, bool) else [*flag, text]
     return arguments
 
 
