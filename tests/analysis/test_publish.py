@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -136,18 +137,98 @@ def test_records_of_every_eval_ever(results: Path, tmp_path: Path) -> None:
         assert record["source_metadata"]["source_type"] == kind
 
 
+def with_images(results: Path) -> Path:
+    """Two runs with per-image tables, the first with a number for each column and one that is no mean."""
+    store = ResultStore(results)
+    right, near = [True, False, False], [True, True, False]
+    table = {
+        "id": ["a/1.png", "a/\u00e9.png", "b/3.png"],
+        "label": [[0, 2], [0], [1]],
+        "prediction": [2, 1, 0],
+    }
+    for model, columns in (
+        (MODEL, {"correct": right, "correct_top5": near}),
+        ("other", {"msp": [0.1, 0.2, 0.3]}),
+    ):
+        run = new_run_id()
+        values = {"top1": 1 / 3, "top5": 2 / 3, "ece": 0.5}
+        facts = FACTS if model == MODEL else {"facts_origin": "unknown"}
+        common: dict[str, Any] = {
+            "model": model,
+            "model_facts": facts,
+            "framework": "jax",
+            "dataset": "imaged",
+        }
+        rows = [
+            row(run, **common, metric=name, slice=None)
+            | {"value": value, "recipe_hash": f"{len(columns):064x}"}
+            for name, value in values.items()
+        ]
+        rows.append(rows[0] | {"slice": "class:1", "value": 1 / 3})
+        rows.append(rows[0] | {"metric": "balanced_top1", "value": 1 / 3})
+        store.add(rows, table | columns)
+    return results
+
+
+def test_records_of_the_images(results: Path, tmp_path: Path) -> None:
+    publish(
+        tmp_path / "eee", with_images(results), "--to", "eee", "--by", "A", "--images", "--dataset", "imaged"
+    )
+    [samples] = (tmp_path / "eee").rglob("*_samples.jsonl")  # the other table gives no number
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    record = json.loads(samples.with_name(samples.name.replace("_samples.jsonl", ".json")).read_text())
+    detailed = record["detailed_evaluation_results"]
+    assert detailed["checksum"] == hashlib.sha256(samples.read_bytes()).hexdigest()
+    assert detailed["total_rows"] == len(lines) == 6
+    assert tmp_path / "eee" / detailed["file_path"] == samples
+    scores = {
+        each["evaluation_result_id"]: each["score_details"]["score"] for each in record["evaluation_results"]
+    }
+    of: dict[str, list[float]] = {}
+    for line in lines:
+        assert line["evaluation_id"] == record["evaluation_id"]
+        assert line["evaluation"]["score"] == float(line["evaluation"]["is_correct"])
+        of.setdefault(line["evaluation_result_id"], []).append(line["evaluation"]["score"])
+    assert {name.split()[-1] for name in of} == {"top1", "top5"}
+    assert {name: sum(values) / 3 for name, values in of.items()} == pytest.approx(
+        {name: scores[name] for name in of}
+    )
+    assert (lines[0]["sample_id"], lines[0]["input"]["reference"]) == ("a/1.png", ["0", "2"])
+    assert (
+        lines[0]["output"]["raw"]
+        == ["2"]
+        == [each["extracted_value"] for each in lines[0]["answer_attribution"]]
+    )
+    publish(tmp_path / "none", results, "--to", "eee", "--by", "A", "--dataset", "imaged")
+    assert not list((tmp_path / "none").rglob("*.jsonl"))
+
+
+def test_a_number_that_is_no_mean_has_no_records_of_images(results: Path, tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "weighted")
+    one = row(new_run_id(), metric="top1", slice=None, dataset="x") | {"value": 0.5}
+    store.add([one], {"id": ["a", "b"], "label": [0, 1], "prediction": [0, 1], "correct": [True, True]})
+    publish(tmp_path / "eee", store.root, "--to", "eee", "--by", "A", "--images")
+    [record] = (tmp_path / "eee" / "data").rglob("*.*")
+    assert "detailed_evaluation_results" not in json.loads(record.read_text())
+
+
 def test_the_validator_accepts_the_records(results: Path, tmp_path: Path) -> None:
     """Its own, and its schema by jsonschema, in an environment of its own."""
     if not (python := os.environ.get(VALIDATOR)):
         pytest.skip(f"{VALIDATOR} names no Python with every-eval-ever 0.3.0, which clipjax's cannot have")
-    publish(tmp_path / "eee", results, "--to", "eee", "--by", "A laboratory")
-    files = sorted(map(str, (tmp_path / "eee" / "data").rglob("*.json")))
+    publish(tmp_path / "eee", with_images(results), "--to", "eee", "--by", "A laboratory", "--images")
+    files = sorted(map(str, (tmp_path / "eee" / "data").rglob("*.json*")))
+    assert [file for file in files if file.endswith(".jsonl")]
     check = (
         "import json, sys, pathlib, jsonschema, every_eval_ever as e\n"
-        "schema = json.loads((pathlib.Path(e.__file__).parent / 'schemas/eval.schema.json').read_text())\n"
-        "for file in sys.argv[1:]: jsonschema.validate(json.load(open(file)), schema)\n"
+        "schemas = pathlib.Path(e.__file__).parent / 'schemas'\n"
+        "whole, image = (json.loads((schemas / f'{name}.schema.json').read_text())\n"
+        "                for name in ('eval', 'instance_level_eval'))\n"
+        "for file in sys.argv[1:]:\n"
+        "    if file.endswith('.json'): jsonschema.validate(json.load(open(file)), whole)\n"
+        "    else: [jsonschema.validate(json.loads(line), image) for line in open(file)]\n"
     )
-    for words in (["-c", check, *files], ["-m", "every_eval_ever", "validate", "data/*/*/*/*.json"]):
+    for words in (["-c", check, *files], ["-m", "every_eval_ever", "validate", "data/*/*/*/*.json*"]):
         done = subprocess.run([python, *words], cwd=tmp_path / "eee", capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -180,6 +261,7 @@ def test_what_cannot_be_published_is_refused(results: Path, tmp_path: Path) -> N
         (["--to", "eee"], "say who measured the numbers, as Every Eval Ever asks: --by NAME"),
         (["--to", "eee", "--by", "x", "--relation", "friend"], "unknown relation 'friend'"),
         (["--to", "eee", "--by", "x", "--benchmark", "a/b=c/d:e"], "has no effect without --to hf"),
+        (["--to", "hf", "--images"], "--images has no effect without --to eee"),
         (["--to", "hf", "--by", "x"], "has no effect without --to eee"),
         (["--to", "hf", "--benchmark", "top1"], "is not DATASET/METRIC=ORGANISATION/NAME:TASK"),
         (["--to", "hf", "--benchmark", "a/b=c/d:e"], "no row is a/b, which --benchmark names"),

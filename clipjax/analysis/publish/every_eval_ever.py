@@ -1,6 +1,7 @@
 """Results as records of Every Eval Ever, one file for each run and model.
 
     data/clipjax/DEVELOPER/MODEL/UUID.json
+    data/clipjax/DEVELOPER/MODEL/UUID_samples.jsonl     of the images, where asked for
 
 The schema: evaleval/every_eval_ever 0.3.0, eval.schema.json. `python -m every_eval_ever validate` checks it.
 """
@@ -11,13 +12,17 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clipjax.analysis.publish.image_records import image_records, reference
 from clipjax.analysis.publish.model_cards import moment_of
 from clipjax.analysis.publish.publishable import UNKNOWN, as_text, evidence, file_name, hub_repo
 from clipjax.analysis.rows.pivot import better_end
 from clipjax.results.row import Row, metric_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA = "0.3.0"
 RELATIONS = ("first_party", "third_party", "collaborative", "other")
@@ -32,16 +37,19 @@ class Evaluator(NamedTuple):
 
 
 def records(
-    rows: Mapping[str, Sequence[Row]], evaluator: Evaluator, left_out: dict[str, int]
-) -> dict[str, str]:
-    """The text of each file, by its path.
+    rows: Mapping[str, Sequence[Row]],
+    evaluator: Evaluator,
+    left_out: dict[str, int],
+    images: Callable[[str], pa.Table | None] | None = None,
+) -> Iterator[tuple[str, str]]:
+    """The path and the text of each file.
 
     Args:
         rows: by model, all with a value.
         left_out: gets the rows of metrics of which no `metrics.toml` states the good end, which the schema
             asks for.
+        images: the per-image table of a run's id, None without one; without it there are no files of images.
     """
-    files = {}
     for model, own in rows.items():
         runs: dict[tuple[str, str], list[Row]] = {}
         for row in own:
@@ -53,9 +61,14 @@ def records(
             # The format asks for a developer; weights that are not on the hub are the evaluator's.
             model_id = hub_repo(of_run[0]) or f"{file_name(evaluator.organization)}/{file_name(model)}"
             record = _record(model, model_id, of_run, evaluator)
-            path = f"data/clipjax/{model_id}/{_uuid(run_id, model)}.json"
-            files[path] = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    return files
+            path = f"data/clipjax/{model_id}/{_uuid(run_id, model)}"
+            table = images(run_id) if images is not None and of_run[0]["origin"] == "measured" else None
+            if table is not None:
+                results = list(zip(of_run, record["evaluation_results"], strict=True))
+                if text := image_records(record, results, table):
+                    yield f"{path}_samples.jsonl", text
+                    record["detailed_evaluation_results"] = reference(f"{path}_samples.jsonl", text)
+            yield f"{path}.json", json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
 def _uuid(run_id: str, model: str) -> uuid.UUID:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from clipjax.errors import DataError, UsageError
@@ -14,11 +14,14 @@ from clipjax.storage.writing import whole_folder, writing
 RECORD = ".clipjax_published.json"
 
 
-def write_files(folder: str | Path, files: Mapping[str, str]) -> None:
-    """Write the texts of files by their paths, all or nothing; an earlier folder of ours is replaced.
+def write_files(folder: str | Path, files: Iterable[tuple[str, str]]) -> int:
+    """Write files, all or nothing; an earlier folder of ours is replaced. Returns their number.
+
+    Args:
+        files: the path and the text of each, made as they are written.
 
     Raises:
-        UsageError: the folder is a URL.
+        UsageError: the folder is a URL, or there are no files.
         DataError: the folder has other files, or cannot be written.
     """
     path = as_path(folder).expanduser()
@@ -29,10 +32,15 @@ def write_files(folder: str | Path, files: Mapping[str, str]) -> None:
     if foreign := _foreign(path):
         raise DataError(f"{path / foreign} was not written by `clipjax results publish`: give another folder")
     with writing(path), whole_folder(path) as draft:
-        for name, text in files.items():
+        names = list[str]()
+        for name, text in files:
+            names.append(name)
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).write_text(text, encoding="utf-8")
-        (draft / RECORD).write_text(json.dumps(sorted(files)) + "\n", encoding="utf-8")
+        if not names:
+            raise UsageError("none of these rows can be published")
+        (draft / RECORD).write_text(json.dumps(sorted(names)) + "\n", encoding="utf-8")
+    return len(names)
 
 
 def _foreign(folder: Path) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -19,6 +19,10 @@ PLACES = ("hf", "eee")
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
+    PANELS: ClassVar = {
+        "Where to": ("to", "benchmark", "by", "relation", "images"),
+        "Which numbers": ("results", "every", "model", "task", "dataset", "metric"),
+    }
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")]
     where: ResultsOptions
     to: Annotated[
@@ -41,6 +45,9 @@ class PublishOptions:
             "collaborative or other."
         ),
     ] = None
+    images: Annotated[
+        bool, typer.Option("--images", help="With eee: also a record of each image, for top1 and top5.")
+    ] = False
     which: RowOptions
 
 
@@ -66,24 +73,28 @@ def publish(options: PublishOptions) -> None:
     from clipjax.analysis.publish.model_cards import benchmark_from, hub_files
     from clipjax.analysis.publish.publishable import publishable
     from clipjax.analysis.publish.published_folder import write_files
+    from clipjax.results.store import ResultStore
 
     refuse_without("--to hf", {"--benchmark": options.benchmark if options.to != "hf" else None})
     benchmarks = [benchmark_from(each) for each in options.benchmark or ()]
     if options.to == "hf":
-        refuse_without("--to eee", {"--by": options.by, "--relation": options.relation})
+        named = {"--by": options.by, "--relation": options.relation, "--images": options.images}
+        refuse_without("--to eee", named)
     elif options.by is None:
         raise UsageError("say who measured the numbers, as Every Eval Ever asks: --by NAME")
     relation = options.relation or "third_party"
     if relation not in RELATIONS:
         raise unknown_name("relation", relation, list(RELATIONS))
     found = publishable(options.which.rows(options.where.path), measured=options.to == "hf")
+    store = ResultStore(options.where.path)
+    tables = (lambda run: store.images(run) if store.has_images(run) else None) if options.images else None
     if options.to == "hf":
-        files = hub_files(found.rows, benchmarks)
+        files = iter(hub_files(found.rows, benchmarks).items())
     else:
-        files = records(found.rows, Evaluator(options.by or "", relation), found.left_out)
-    for why, count in found.left_out.items():
-        say(f"left out: {counted(count, 'row')} {why}", err=True)
-    if not files:
-        raise UsageError("none of these rows can be published")
-    write_files(options.out, files)
-    say(f"{options.out}: {counted(len(files), 'file')} of {counted(len(found.rows), 'model')}")
+        files = records(found.rows, Evaluator(options.by or "", relation), found.left_out, tables)
+    try:
+        count = write_files(options.out, files)
+    finally:
+        for why, rows in found.left_out.items():
+            say(f"left out: {counted(rows, 'row')} {why}", err=True)
+    say(f"{options.out}: {counted(count, 'file')} of {counted(len(found.rows), 'model')}")
