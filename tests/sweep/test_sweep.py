@@ -340,6 +340,10 @@ def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> 
     text = " ".join(out.output.split())
     assert "0 runs, 0 images to embed where none is stored; the data of 4 more runs are not there" in text
     assert re.search(r"^one +4 +(\? +){6}the data sets of these runs are not there", out.output, re.MULTILINE)
+    assert "on 4 data sets: give their folder with --data-root" in text
+    named = sweep(rootless, tmp_path, "--dry-run", "--data-root", str(tmp_path / "nowhere"))
+    assert named.exit_code == 0, named.output
+    assert f"on 4 data sets: there is no folder {tmp_path / 'nowhere'}" in " ".join(named.output.split())
 
 
 @pytest.mark.parametrize(
