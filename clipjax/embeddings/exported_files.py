@@ -4,13 +4,12 @@ images.npy           float32 [N, D]           images.parquet    id, label, embed
 images.json          the N ids                texts.parquet     id, embedding
 labels.npy           int [N], if there are labels
 texts.npy, texts.json
-embeddings.json      the model, the data, and how they were made
+embeddings.json      the model, the data, how they were made, and the files with their SHA-256
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.storage.buckets import BucketPath, as_path
+from clipjax.errors import DataError, unknown_name
+from clipjax.storage.replaced_folder import check_replaceable, written_files
 from clipjax.storage.writing import whole_folder, writing
 
 FORMATS = ("npy", "parquet")
 RECORD = "embeddings.json"
-_NAMES = ("images", "texts", "rows")
-_OURS = {RECORD, "labels.npy", *(f"{name}.{end}" for name in _NAMES for end in ("npy", "json", "parquet"))}
 
 
 class NamedRows(NamedTuple):
@@ -48,18 +45,11 @@ def check_target(folder: str | Path, form: str) -> Path:
 
     Raises:
         UsageError: an unknown format, or a URL.
-        DataError: a file, or the folder has files that are not of embeddings.
+        DataError: as `check_replaceable`.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, list(FORMATS))
-    path = as_path(folder).expanduser()
-    if isinstance(path, BucketPath):
-        raise UsageError(f"{path}: embeddings go to a folder of this disk; copy it to the bucket")
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path} is a file: give another folder")
-    if foreign := sorted(set(os.listdir(path) if path.exists() else ()) - _OURS):
-        raise DataError(f"{path / foreign[0]} is not a file of embeddings: give another folder")
-    return path
+    return check_replaceable(folder, RECORD)
 
 
 def write_embeddings(
@@ -83,7 +73,8 @@ def write_embeddings(
                 _write_npy(draft, name, rows)
             else:
                 pq.write_table(_table(name, rows), draft / f"{name}.parquet")
-        (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        about = {**record, "files": written_files(draft, RECORD)}
+        (draft / RECORD).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_npy(folder: Path, name: str, rows: NamedRows) -> None:

@@ -243,11 +243,21 @@ def test_the_digest_is_that_of_the_parity_record() -> None:
 def test_publishing_again_replaces_only_what_it_wrote(results: Path, tmp_path: Path) -> None:
     words = (tmp_path / "out", results, "--to", "hf")
     publish(*words)
-    publish(*words, "--model", MODEL)
-    assert len(_cards(tmp_path / "out")) == 1
+    before = {card: card.read_bytes() for card in _cards(tmp_path / "out")}
+    done = publish(*words, "--model", MODEL, "--metric", "top1")
+    assert "1 file of 1 model; 1 file of other models stay" in done.output
+    changed = [card for card in before if card.read_bytes() != before[card]]
+    assert [card.parent.name for card in changed] == ["vit_base_patch32_clip_224.openai"]
+    publish(*words)
+    assert {card: card.read_bytes() for card in _cards(tmp_path / "out")} == before
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    assert "mine.txt was not written by `clipjax results publish`" in refused(*words)
+    assert "mine.txt was not written by this command" in refused(*words)
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    (tmp_path / "out" / "mine.txt").unlink()
+    card = next(iter(before))
+    card.write_text("edited")
+    assert f"{card} was changed after it was written" in refused(*words)
+    assert card.read_text() == "edited"
 
 
 def refused(*words: object) -> str:
@@ -269,4 +279,4 @@ def test_what_cannot_be_published_is_refused(results: Path, tmp_path: Path) -> N
     ):
         assert said in refused(out, results, *words), words
     assert not out.exists()
-    assert "are published into a folder of this disk" in refused("gs://b/c", results, "--to", "hf")
+    assert "give a folder of this disk" in refused("gs://b/c", results, "--to", "hf")

@@ -147,10 +147,10 @@ def test_what_cannot_be_written_is_refused_first(world: Path, tmp_path: Path) ->
     for words, said in (
         (
             ["--data", world / "pets", "--out", tmp_path / "mine"],
-            "thesis.txt is not a file of embeddings",
+            "mine has files, but no embeddings.json of clipjax: give another folder",
         ),
         (["--data", world / "pets", "--out", world / "texts.txt"], "is a file: give another folder"),
-        (["--data", world / "pets", "--out", "gs://b/c"], "embeddings go to a folder of this disk"),
+        (["--data", world / "pets", "--out", "gs://b/c"], "give a folder of this disk"),
         (["--data", world / "pets", "--out", tmp_path / "x", "--format", "csv"], "unknown format 'csv'"),
         (["--out", tmp_path / "x"], "say what to embed: images (--data FOLDER), texts (--texts FILE)"),
         (["--data", tmp_path / "none", "--out", tmp_path / "x"], "does not exist"),
@@ -163,6 +163,28 @@ def test_what_cannot_be_written_is_refused_first(world: Path, tmp_path: Path) ->
         write_embeddings(tmp_path / "x", {"rows": maps}, {}, "parquet")
     with pytest.raises(UsageError, match="unknown format"):
         write_embeddings(tmp_path / "x", {}, {}, "csv")
+
+
+def test_arrays_of_the_user_are_not_replaced(tmp_path: Path) -> None:
+    out, rows = tmp_path / "out", NamedRows(["a"], np.ones((1, 3), np.float32))
+    out.mkdir()
+    np.save(out / "labels.npy", np.arange(5))
+    (out / "embeddings.json").write_text('{"mine": 1}')
+    with pytest.raises(DataError, match=r"embeddings\.json lists no files that clipjax wrote: give another"):
+        write_embeddings(out, {"images": rows}, {})
+    assert np.load(out / "labels.npy").size == 5
+    out = tmp_path / "ours"
+    write_embeddings(out, {"images": rows}, {})
+    write_embeddings(out, {"texts": rows}, {})
+    assert sorted(path.name for path in out.iterdir()) == ["embeddings.json", "texts.json", "texts.npy"]
+    np.save(out / "labels.npy", np.arange(5))
+    with pytest.raises(DataError, match=r"labels\.npy was not written by this command: give another folder"):
+        write_embeddings(out, {"images": rows}, {})
+    (out / "labels.npy").unlink()
+    np.save(out / "texts.npy", np.arange(5))
+    with pytest.raises(DataError, match=r"texts\.npy was changed after it was written: move it, or give"):
+        write_embeddings(out, {"images": rows}, {})
+    assert np.load(out / "texts.npy").size == 5
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])

@@ -3,49 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
 
-from clipjax.errors import DataError, UsageError
-from clipjax.storage.buckets import BucketPath, as_path
-from clipjax.storage.reading import is_file, read_json
+from clipjax.errors import UsageError
+from clipjax.storage.replaced_folder import check_replaceable, written_files
 from clipjax.storage.writing import whole_folder, writing
 
 RECORD = ".clipjax_published.json"
 
 
-def write_files(folder: str | Path, files: Iterable[tuple[str, str]]) -> int:
-    """Write files, all or nothing; an earlier folder of ours is replaced. Returns their number.
+def write_files(folder: str | Path, files: Iterable[tuple[str, str]]) -> tuple[int, int]:
+    """Write the texts of files by their paths, all or nothing.
+
+    Each folder that gets a file, which is a model's, is replaced; other folders of earlier calls stay.
 
     Args:
         files: the path and the text of each, made as they are written.
 
+    Returns:
+        The number of files written, and of earlier files that stay.
+
     Raises:
         UsageError: the folder is a URL, or there are no files.
-        DataError: the folder has other files, or cannot be written.
+        DataError: the folder has a file that somebody else wrote or changed, or cannot be written.
     """
-    path = as_path(folder).expanduser()
-    if isinstance(path, BucketPath):
-        raise UsageError(f"{path}: results are published into a folder of this disk")
-    if path.exists() and not path.is_dir():
-        raise DataError(f"{path} is a file: give a folder")
-    if foreign := _foreign(path):
-        raise DataError(f"{path / foreign} was not written by `clipjax results publish`: give another folder")
+    path = check_replaceable(folder, RECORD)
     with writing(path), whole_folder(path) as draft:
-        names = list[str]()
+        replaced, count = set[PurePosixPath](), 0
         for name, text in files:
-            names.append(name)
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).write_text(text, encoding="utf-8")
-        if not names:
+            replaced.add(PurePosixPath(name).parent)
+            count += 1
+        if not count:
             raise UsageError("none of these rows can be published")
-        (draft / RECORD).write_text(json.dumps(sorted(names)) + "\n", encoding="utf-8")
-    return len(names)
+        kept = _kept(path, replaced)
+        for name in kept:
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path / name, draft / name)
+        record = {"files": written_files(draft, RECORD)}
+        (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return count, len(kept)
 
 
-def _foreign(folder: Path) -> str | None:
-    """A file that no earlier call wrote there."""
-    record = folder / RECORD
-    ours = {RECORD, *(read_json(record, list) if is_file(record) else ())}
-    there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return next((name for name in sorted(there) if name not in ours), None)
+def _kept(folder: Path, replaced: Collection[PurePosixPath]) -> list[PurePosixPath]:
+    """The earlier files that are not in a folder that is replaced."""
+    earlier = (each for each in folder.rglob("*") if each.is_file() and each != folder / RECORD)
+    names = (PurePosixPath(each.relative_to(folder).as_posix()) for each in earlier)
+    return [name for name in names if not {*name.parents} & {*replaced}]

@@ -58,6 +58,9 @@ def publish(options: PublishOptions) -> None:
     convention, the hash of its recipe and the digest of the model's parity record. Rows without a value are
     left out and counted.
 
+    The folder of each model that is published is replaced; those of other models stay. A folder in which you
+    changed or added a file is refused.
+
     Examples:
 
         clipjax results publish hub results --to hf --model "vit_b_32-*"
@@ -93,8 +96,9 @@ def publish(options: PublishOptions) -> None:
     else:
         files = records(found.rows, Evaluator(options.by or "", relation), found.left_out, tables)
     try:
-        count = write_files(options.out, files)
+        count, kept = write_files(options.out, files)
     finally:
         for why, rows in found.left_out.items():
             say(f"left out: {counted(rows, 'row')} {why}", err=True)
-    say(f"{options.out}: {counted(count, 'file')} of {counted(len(found.rows), 'model')}")
+    others = f"; {counted(kept, 'file')} of other models stay" if kept else ""
+    say(f"{options.out}: {counted(count, 'file')} of {counted(len(found.rows), 'model')}{others}")
