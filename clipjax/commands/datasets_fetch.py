@@ -88,11 +88,11 @@ def fetch(options: FetchOptions) -> None:
         print_plan(bundles, options.to, as_json=options.as_json)
         return
     reports = run_fetch(bundles, options.to, options.source, options.accept or (), keep=options.keep)
-    show(reports)
+    show(reports, options.to)
     if undone := [each for each in reports if each.state not in DONE]:
         raise DataError(
-            f"{counted(len(undone), 'of the fetches is', 'of the fetches are')} not done: see above, and run "
-            "the same command again"
+            f"{len(undone)} of {counted(len(reports), 'fetch', 'fetches')} not done, as the table says; the "
+            "same command goes on"
         )
 
 
@@ -127,7 +127,12 @@ def run_fetch(
         password=_password,
         tell=announce,
     )
-    return list(run.run(bundles))
+    reports = []
+    for report in run.run(bundles):
+        reports.append(report)
+        if report.state == "fetched":  # the table comes when all have ended
+            announce(f"{report.bundle.title}: {report.line}")
+    return reports
 
 
 def suite_cards(name: str, root: Path) -> dict[str, DatasetCard]:
@@ -177,7 +182,7 @@ def _password(file: CardFile) -> str:
     return typer.prompt(f"password of {file.name}", hide_input=True, err=True)
 
 
-def show(reports: Sequence[FetchReport]) -> None:
+def show(reports: Sequence[FetchReport], root: Path) -> None:
     """Print how each bundle ended; then what the user must do for those that are not done."""
     from clipjax.data.file_words import way_lines
 
@@ -185,7 +190,7 @@ def show(reports: Sequence[FetchReport]) -> None:
     print_table(["data sets", "state", "where, or why not"], lines)
     for bundle in (each.bundle for each in reports if each.state == "by hand"):
         say(f"\n{bundle.title}:")
-        for line in way_lines(bundle.cards[0].name, bundle.files):
+        for line in way_lines(bundle.cards[0].name, bundle.files, root):
             say(f"  {line}")
     if refused := [each.bundle for each in reports if each.state == "not accepted"]:
         families = dict.fromkeys(bundle.cards[0].name.partition(":")[0] for bundle in refused)
@@ -212,7 +217,7 @@ def _plan_lines(bundle: Bundle, root: Path) -> Iterator[str]:
     yield f"{bundle.title} -> {first}{', ...' if others else ''}"
     yield f"  licence: {bundle.cards[0].licence}"
     if not bundle.downloadable:
-        yield from (f"  {line}" for line in way_lines(bundle.cards[0].name, bundle.files))
+        yield from (f"  {line}" for line in way_lines(bundle.cards[0].name, bundle.files, root))
     for file in bundle.files:
         yield from (f"  {line}" for line in file_lines(file))
 

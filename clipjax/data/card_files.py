@@ -14,7 +14,9 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
+from clipjax.storage.digests import sha256_json
 from clipjax.storage.records import AtLeast, MatchesPattern
 
 FileKind = Literal["tar", "zip", "plain"]
@@ -81,12 +83,12 @@ class CardFile:
     def __post_init__(self) -> None:
         """Raises ValueError where fields contradict each other, or an address or a folder is wrong."""
         for address in self.addresses:
-            if not _ADDRESS.fullmatch(address):
+            if not _ADDRESS.fullmatch(address) or not _is_url(address):
                 raise ValueError(
                     f"{address!r} is not an address: write https://HOST/PATH or hf://datasets/ORG/NAME/PATH"
                 )
         inside = PurePosixPath(self.into)
-        if inside.is_absolute() or ".." in inside.parts:
+        if inside.is_absolute() or ".." in inside.parts or not self.into.isprintable():
             raise ValueError(f"into = {self.into!r} must be a folder below the data root")
         if self.downloadable != bool(self.addresses):
             raise ValueError(f"{self.name}: give 'addresses', or 'needs' with what else it takes")
@@ -98,6 +100,11 @@ class CardFile:
             raise ValueError(f"{self.name}: 'how' has three lines at most")
 
     @property
+    def identity(self) -> str:
+        """Tells files of one name apart: a digest of the addresses and checksums."""
+        return sha256_json([self.name, self.addresses, self.sha256, self.md5])[:8]
+
+    @property
     def size(self) -> int | None:
         """The size in bytes, exact or about; None where neither is known."""
         return self.about if self.bytes is None else self.bytes
@@ -106,6 +113,14 @@ class CardFile:
     def downloadable(self) -> bool:
         """Whether `fetch` may download the file: it takes nothing but a licence or a password."""
         return self.needs in ("none", "password")
+
+
+def _is_url(address: str) -> bool:
+    try:
+        _ = urlsplit(address).port
+    except ValueError:  # a port above 65535, half an IPv6 address
+        return False
+    return True
 
 
 def files_of_variant(files: tuple[CardFile, ...], values: tuple[str | int, ...]) -> tuple[CardFile, ...]:

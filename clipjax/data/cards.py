@@ -20,6 +20,7 @@ import inspect
 import itertools
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -258,9 +259,11 @@ def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, An
     if not isinstance(record.get("name"), str | None):
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:
+        _check_file_variants(path, record, set())
         return {record.get("name"): (record, {})}
     axes = record["variants"]
     _check_axes(path, axes)
+    _check_file_variants(path, record, {value for values in axes.values() for value in values})
     # variants = {noise = ["gaussian", "shot"], severity = [1, 2]} gives four members, the last of them
     # NAME:shot:2, in whose keys {noise} becomes shot and {severity} becomes 2.
     members = {}
@@ -289,6 +292,20 @@ def _check_axes(path: Path, axes: Any) -> None:
                 )
 
 
+def _check_file_variants(path: Path, record: dict[str, Any], values: set[str | int]) -> None:
+    """Raises DataError for a file that no member needs, since none has its value."""
+    files = record.get("files", [])
+    for file in (each for each in files if isinstance(each, dict)) if isinstance(files, list) else ():
+        wanted = file.get("variants", [])
+        for value in wanted if isinstance(wanted, list) else ():
+            if value not in values:
+                known = ", ".join(map(str, values)) or "none, it has no variants"
+                raise DataError(
+                    f"{path}: files: variants of {file.get('name')!r}: {value!r} is no variant of the card; "
+                    f"known: {known}"
+                )
+
+
 def _filled(value: Any, variant: Variant) -> Any:
     if isinstance(value, dict):
         return {key: _filled(each, variant) for key, each in value.items()}
@@ -308,6 +325,8 @@ def _card(path: Path, keys: dict[str, Any], variant: Variant) -> DatasetCard:
         record = {**record, "classes": _class_list(path, record["classes"])}
     card = read(DatasetCard, record, path, given={"variant": variant, "path": path})
     files = files_of_variant(card.files, tuple(variant.values()))
+    if twice := [name for name, n in Counter(file.name for file in files).items() if n > 1]:
+        raise DataError(f"{path}: two files are called {twice[0]!r} ([[files]]): rename or remove one")
     card = dataclasses.replace(card, files=files)
     if card.split is not None and card.split not in SPLITS:
         raise DataError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from clipjax.data.card_files import NEEDS, CardFile
 from clipjax.errors import readable_bytes
+from clipjax.storage.web import shown
 
 
 def size_words(file: CardFile) -> str:
@@ -43,7 +45,7 @@ def checksum_words(file: CardFile) -> str:
 def file_lines(file: CardFile) -> list[str]:
     """What is known of a file, a line each. A licence is the file's own: the card's is not repeated."""
     lines = [f"{file.name}: {size_words(file)}", f"  {checksum_words(file)}"]
-    lines += [f"  from {address}" for address in file.addresses]
+    lines += [f"  from {shown(address)}" for address in file.addresses]
     lines += [f"  page {page}" for page in file.pages]
     lines += [f"  into {file.into or 'the data root'}"]
     lines += [f"  licence: {file.licence}"] if file.licence else []
@@ -58,15 +60,16 @@ def way(files: Sequence[CardFile]) -> str:
     return {"none": "fetch", "by_hand": "by hand"}.get(needs, needs)
 
 
-def way_lines(name: str, files: Sequence[CardFile]) -> list[str]:
+def way_lines(name: str, files: Sequence[CardFile], root: object = "/data") -> list[str]:
     """How to get a data set or a family, a step a line.
 
     Args:
         name: as `clipjax datasets fetch` takes it.
         files: of the data set.
+        root: the data root; cards write /data.
     """
     steps = dict.fromkeys(file.how.strip() for file in files if file.how is not None)
     lines = [line for step in steps for line in step.splitlines()]
     if files and all(file.downloadable for file in files):
         lines.append(f"clipjax datasets fetch {name} --to /data")
-    return lines
+    return [re.sub(r"(?<![\w/])/data\b", lambda _: str(root), line) for line in lines]

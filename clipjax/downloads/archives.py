@@ -71,7 +71,7 @@ def check_kind(file: CardFile, path: Path) -> None:
     hint = (
         "open its address in a browser, which may ask for an account or a confirmation"
         if kind == "html"
-        else "remove it and fetch it again"
+        else "remove it and fetch it again, or correct 'kind' of the card"
     )
     stated = "a plain file" if file.kind == "plain" else _WORDS[file.kind]
     raise DataError(f"{path} is {_WORDS[kind]}, and the data card states {stated}: {hint}")
@@ -119,8 +119,8 @@ def unpack(
     else:
         unpack_tar(path, writer, progress)
     if not writer.files:
-        wanted = f" (only {', '.join(only)}, {strip} leading folders dropped)" if only or strip else ""
         raise DataError(
-            f"{path} holds no file that is wanted{wanted}: correct 'only' and 'strip' of the card"
+            f"{path} holds no file that is wanted (only = {list(only)}, strip = {strip}): correct them in "
+            "the data card"
         )
     return Unpacked(writer.files, writer.bytes)

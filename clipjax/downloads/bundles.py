@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipjax.data.card_files import CardFile
 from clipjax.data.cards import DatasetCard, cards_in, data_folder, read_card, registered_cards
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import UsageError, unknown_name
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import is_dir
 
@@ -32,8 +32,9 @@ class Bundle:
 
     @property
     def key(self) -> str:
-        """The bundle's name in the file system: equal for equal files."""
-        return f"{self.files[0].name}.{sha256_json([file.name for file in self.files])[:8]}"
+        """The bundle's name in the file system: equal where equal files are unpacked in the same way."""
+        parts = [[file.identity, file.into, file.strip, file.only, file.arrange] for file in self.files]
+        return f"{self.files[0].name}.{sha256_json(parts)[:8]}"
 
     @property
     def title(self) -> str:
@@ -87,8 +88,10 @@ def _cards_of(name: str, known: dict[str, DatasetCard]) -> list[DatasetCard]:
     if not family and ".toml" in name:
         family = [read_card(name)]
     if not family:
-        families = {card.partition(":")[0] for card in known}
-        raise unknown_name("data set", name, sorted({*known, *families, ALL}))
+        names = {card.name for card in known.values() if card.files}
+        raise unknown_name(
+            "data set", name, sorted({*names, *(each.partition(":")[0] for each in names), ALL})
+        )
     if lacking := [card for card in family if not card.files]:
         raise UsageError(
             f"the card of {lacking[0].name} names no files to fetch ([[files]], docs/getting_the_data.md): "
@@ -105,7 +108,7 @@ def bundles_of(cards: Iterable[DatasetCard], root: Path) -> list[Bundle]:
     Args:
         root: the data root, as in `cards_named`.
 
-    Raises DataError if two cards give one file name to different files, or as `cards_in`.
+    Raises DataError as `cards_in`.
     """
     groups: dict[tuple[CardFile, ...], dict[str, DatasetCard]] = {}
     for card in cards:
@@ -113,19 +116,4 @@ def bundles_of(cards: Iterable[DatasetCard], root: Path) -> list[Bundle]:
     for card in known_cards(root).values():
         if card.files in groups:
             groups[card.files].setdefault(card.name, card)
-    bundles = [Bundle(tuple(group.values()), files) for files, group in groups.items()]
-    _check_names(bundles)
-    return bundles
-
-
-def _check_names(bundles: Sequence[Bundle]) -> None:
-    """Files are kept by their names: one name must be one file."""
-    first: dict[str, tuple[DatasetCard, CardFile]] = {}
-    for bundle in bundles:
-        for file in bundle.files:
-            card, other = first.setdefault(file.name, (bundle.cards[0], file))
-            if (file.addresses, file.sha256, file.md5) != (other.addresses, other.sha256, other.md5):
-                raise DataError(
-                    f"the cards of {card.name} and {bundle.cards[0].name} both name a file {file.name}, with "
-                    "other addresses or checksums: rename one"
-                )
+    return [Bundle(tuple(group.values()), files) for files, group in groups.items()]

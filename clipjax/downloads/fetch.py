@@ -11,20 +11,23 @@ Each bundle goes through the same steps, and each step can be cut off and done a
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from clipjax.data.card_files import NEEDS, CardFile
 from clipjax.data.cards import DatasetCard
+from clipjax.downloads.arrangement import find_arrangement
 from clipjax.downloads.bundles import Bundle
 from clipjax.downloads.downloads import downloading
 from clipjax.downloads.installation import FileOnDisk, absent_cards, complete, drop_draft, prepare
+from clipjax.downloads.part_file import part_of
 from clipjax.downloads.receipts import FetchedFile, FetchFolders, Receipt
 from clipjax.downloads.transfer import Downloaded, existing
-from clipjax.errors import ClipjaxError, DataError, UsageError, readable_bytes
+from clipjax.errors import ClipjaxError, DataError, readable_bytes
 from clipjax.progress import progress_bar
 from clipjax.storage.buckets import refuse_url
 from clipjax.storage.reading import exists, is_file
@@ -87,45 +90,48 @@ class Fetch:
     def run(self, bundles: Sequence[Bundle]) -> Iterator[FetchReport]:
         """Fetch the bundles; each reports once, in the order in which they end.
 
-        Raises DataError if the data root cannot be written to, or its disk has too little room.
+        Raises DataError if the data root cannot be written to.
         """
         refuse_url(self.root, "a data set")
         with self.folders.locked(self.tell):
-            started = [self._start(bundle) for bundle in bundles]
-            yield from (each for each in started if isinstance(each, FetchReport))
-            work = [each for each in started if isinstance(each, _Work)]
-            check_space(work, self.root)
-            yield from self._finish(work)
+            work: list[_Work] = []
+            for bundle in bundles:
+                start = self._start(bundle)
+                if isinstance(start, _Work):
+                    work.append(start)
+                else:
+                    yield start
+            if (why := lack_of_space(work, self.folders)) is not None:
+                yield from (FetchReport(each.bundle, "failed", why) for each in work)
+            else:
+                yield from self._finish(work)
 
     def _start(self, bundle: Bundle) -> FetchReport | _Work:
         """Everything that needs no network."""
         drop_draft(bundle, self.folders)
         try:
+            check_card(bundle, self.folders)
             if exists(self.folders.ready(bundle.key)):
                 complete(bundle, self.folders)
-                self._remove([self.folders.downloads / file.name for file in bundle.files])
+                self._remove(bundle.files)
             if not (absent := absent_cards(bundle, self.folders)):
                 return FetchReport(bundle, "there", _where(bundle, self.root))
             work = _Work(bundle, absent)
             for file in bundle.files:
                 self._locate(file, work)
-        except ClipjaxError as error:
-            return FetchReport(bundle, "failed", str(error))
-        if by_hand := [file for file in work.missing if not file.downloadable]:
-            return FetchReport(bundle, "by hand", f"{by_hand[0].name}: {NEEDS[by_hand[0].needs]}")
-        if bundle.asks and not self.accepts(bundle):
-            return FetchReport(bundle, "not accepted", " ".join(bundle.asks))
-        try:
+            if by_hand := [file for file in work.missing if not file.downloadable]:
+                return FetchReport(bundle, "by hand", f"{by_hand[0].name}: {NEEDS[by_hand[0].needs]}")
+            if bundle.asks and not self.accepts(bundle):
+                return FetchReport(bundle, "not accepted", " ".join(bundle.asks))
             encrypted = [file for file in bundle.files if file.needs == "password"]
             work.passwords |= {file: self.password(file) for file in encrypted}
-        except UsageError as error:
+        except ClipjaxError as error:
             return FetchReport(bundle, "failed", str(error))
         return work
 
     def _locate(self, file: CardFile, work: _Work) -> None:
         """Add the file if it is on this disk. Raises DataError if it is another file of that name."""
-        for folder in (self.folders.downloads, self.source):
-            path = None if folder is None else folder / file.name
+        for path in (self.folders.download(file), self.source and self.source / file.name):
             if path is not None and is_file(path):
                 with progress_bar(path.stat().st_size, f"verify {file.name}", "B", delay=1) as bar:
                     self._add(file, existing(file, path, bar.update), work)
@@ -135,17 +141,14 @@ class Fetch:
         """Add a file that fits its card. Raises DataError if it differs from the one of the first fetch."""
         first = self.folders.first_checksum(file)
         compared = "sha256" if file.sha256 else "md5" if file.md5 else "first fetch" if first else None
-        if compared is None:
-            self.folders.remember(file, done.sha256)
-            self.tell(f"{file.name}: no checksum was known; SHA-256 {done.sha256} is recorded")
-        elif compared == "first fetch" and done.sha256 != first:
+        if compared == "first fetch" and done.sha256 != first:
             raise DataError(
                 f"{done.path} is not the file that was fetched first: its SHA-256 is {done.sha256}, not "
                 f"{first} ({self.folders.checksums}): remove the file, or that line to accept it"
             )
         record = FetchedFile(file.name, done.address, done.revision, done.bytes, done.sha256, compared)
         work.records[file] = record
-        work.files[file] = FileOnDisk(file, done.path, done.path.parent == self.folders.downloads)
+        work.files[file] = FileOnDisk(file, done.path, done.path == self.folders.download(file))
 
     def _finish(self, work: Sequence[_Work]) -> Iterator[FetchReport]:
         """Download the missing files, several at once; install each bundle when it has all of its files."""
@@ -153,11 +156,13 @@ class Fetch:
         for each in [each for each in work if not each.missing]:
             open_work.remove(each)
             yield self._install(each, open_work)
-        # By name: cards that take other members of one archive have other records of it.
-        wanted = {file.name: file for each in open_work for file in each.missing}
-        targets = [(file, self.folders.downloads / name) for name, file in wanted.items()]
+        # By path: cards that take other members of one archive have other records of it.
+        wanted = {self.folders.download(file): file for each in open_work for file in each.missing}
+        targets = [(file, path) for path, file in wanted.items()]
         for got, done in downloading(targets, notice=self.tell):
-            holders = [(each, file) for each in open_work for file in each.missing if file.name == got.name]
+            holders = [
+                (each, file) for each in open_work for file in each.missing if file.identity == got.identity
+            ]
             for each, file in holders:
                 try:
                     if isinstance(done, ClipjaxError):
@@ -178,29 +183,57 @@ class Fetch:
         try:
             prepare(bundle, work.absent, files, receipt, self.folders, work.passwords)
             complete(bundle, self.folders)
+            self._remember(work)
         except ClipjaxError as error:
-            return FetchReport(bundle, "failed", str(error))
-        needed = {file.name for each in others for file in each.bundle.files}
-        self._remove([each.path for each in files if each.temporary and each.file.name not in needed])
+            kept = [str(each.path) for each in files if each.temporary]
+            more = f" ({', '.join(kept)} is kept: remove it to download it again)" if kept else ""
+            return FetchReport(bundle, "failed", f"{error}{more}")
+        needed = {file.identity for each in others for file in each.bundle.files}
+        self._remove(each.file for each in files if each.temporary and each.file.identity not in needed)
         return FetchReport(bundle, "fetched", _where(bundle, self.root))
 
-    def _remove(self, downloads: Sequence[Path]) -> None:
+    def _remember(self, work: _Work) -> None:
+        """Record the first checksums of files without a known one: their contents are the data set."""
+        for file, record in work.records.items():
+            if record.compared is None:
+                self.folders.remember(file, record.sha256)
+                self.tell(f"{file.name}: no checksum was known; SHA-256 {record.sha256} is recorded")
+
+    def _remove(self, files: Iterable[CardFile]) -> None:
         """Remove downloaded files whose contents are in their places."""
-        for path in [] if self.keep else downloads:
+        for path in [] if self.keep else map(self.folders.download, files):
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty, or never made
+                path.parent.rmdir()
 
 
-def check_space(work: Sequence[_Work], root: Path) -> None:
-    """Raises DataError if the disk has too little room for the files and for what they contain."""
-    files = {file: each for each in work for file in each.missing}
-    contents = {file for each in work for file in each.bundle.files}
-    needed = sum(file.size or 0 for file in files) + sum(file.unpacked or file.size or 0 for file in contents)
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise DataError(
-            f"{root} has {readable_bytes(free)} free, and the files and their contents take "
-            f"about {readable_bytes(needed)}: give another --to, or fetch fewer data sets at a time"
-        )
+def check_card(bundle: Bundle, folders: FetchFolders) -> None:
+    """Raises ClipjaxError for what would be refused after the download."""
+    for name in {file.arrange for file in bundle.files if file.arrange is not None}:
+        find_arrangement(name)
+    for card, folder in bundle.folders(folders.root):
+        if folders.own in (folder, *folder.parents):
+            raise DataError(
+                f"{card.path}: the place of {card.name} is in {folders.own}: give another 'place'"
+            )
+
+
+def lack_of_space(work: Sequence[_Work], folders: FetchFolders) -> str | None:
+    """Why the disk has too little room for the files and for what they contain; None if it has enough."""
+    files = {folders.download(file): file for each in work for file in each.missing}
+    contents = {folders.download(file): file for each in work for file in each.bundle.files}
+    needed = sum(file.unpacked or file.size or 0 for file in contents.values())
+    for path, file in files.items():
+        part = part_of(path)
+        begun = part.stat().st_size if is_file(part) else 0
+        needed += max((file.size or 0) - begun, 0)
+    free = shutil.disk_usage(folders.root).free
+    if needed <= free:
+        return None
+    return (
+        f"{folders.root} has {readable_bytes(free)} free, and the files and their contents take "
+        f"about {readable_bytes(needed)}: give another --to, or fetch fewer data sets at a time"
+    )
 
 
 def _where(bundle: Bundle, root: Path) -> str:

@@ -20,7 +20,7 @@ from clipjax.data.check import check_dataset
 from clipjax.downloads.archives import check_kind, unpack
 from clipjax.downloads.arrangement import find_arrangement
 from clipjax.downloads.bundles import Bundle
-from clipjax.downloads.placement import place
+from clipjax.downloads.placement import is_empty, place
 from clipjax.downloads.receipts import FetchFolders, Receipt, read_receipt
 from clipjax.errors import DataError
 from clipjax.progress import progress_bar
@@ -49,13 +49,12 @@ def absent_cards(bundle: Bundle, folders: FetchFolders) -> list[DatasetCard]:
     receipt = read_receipt(folders.receipt(bundle.key))
     absent = []
     for card, folder in bundle.folders(folders.root):
-        if not exists(folder):
+        if not exists(folder) or is_empty(folder):
             absent.append(card)
         elif receipt is not None and card.name in receipt.data:
-            if digest_of(card, folder) != receipt.data[card.name]:
+            if (why := _difference(card, folder, receipt.data[card.name])) is not None:
                 raise DataError(
-                    f"{folder} has changed since {card.name} was fetched (its digest differs): move it away "
-                    "and run again"
+                    f"{folder} has changed since {card.name} was fetched ({why}): move it away and run again"
                 )
         elif problems := check_dataset(folder, card, decode=False):
             raise DataError(
@@ -63,6 +62,14 @@ def absent_cards(bundle: Bundle, folders: FetchFolders) -> list[DatasetCard]:
                 "or give another --to"
             )
     return absent
+
+
+def _difference(card: DatasetCard, folder: Path, digest: str) -> str | None:
+    """How a data set differs from its receipt; None if it does not."""
+    try:
+        return None if digest_of(card, folder) == digest else "its digest differs"
+    except DataError as error:
+        return str(error)
 
 
 def digest_of(card: DatasetCard, folder: Path) -> str:
@@ -100,6 +107,7 @@ def prepare(
             _unpack(each, tree, passwords.get(each.file))
         for name in dict.fromkeys(each.file.arrange for each in files if each.file.arrange is not None):
             find_arrangement(name).arrange(tree)
+        _check_places(tree, absent, files)
         _drop_others(tree, bundle, absent)
         _check(tree, absent, files)
         receipt.write(draft / _RECEIPT)
@@ -121,7 +129,9 @@ def complete(bundle: Bundle, folders: FetchFolders) -> None:
         raise DataError(f"{ready} has no {_RECEIPT}: remove that folder, and run again")
     if exists(ready / _TREE):
         place(ready / _TREE, folders.root)
-    digests = {card.name: digest_of(card, folder) for card, folder in bundle.folders(folders.root)}
+    before = read_receipt(folders.receipt(bundle.key))
+    digests = {} if before is None else dict(before.data)  # of cards that are gone, too
+    digests |= {card.name: digest_of(card, folder) for card, folder in bundle.folders(folders.root)}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     replace(receipt, data=digests, finished=now).write(folders.receipt(bundle.key))
     # Not removed under this name: a kill on the way would leave a ready draft without its receipt.
@@ -147,12 +157,36 @@ def _unpack(each: FileOnDisk, tree: Path, password: str | None) -> None:
         unpack(each.path, target, strip=file.strip, only=file.only, password=password, progress=bar.update)
 
 
+def _check_places(tree: Path, absent: Sequence[DatasetCard], files: Sequence[FileOnDisk]) -> None:
+    """Raises DataError, naming the folders that there are, if a data set's folder is not there."""
+    for card in absent:
+        if not exists(data_folder(tree, card)):
+            # The first folders that hold more than one thing: those above them are the archive's wrapping.
+            held = [path.relative_to(tree).as_posix() for path in _first_folders(tree)]
+            raise DataError(
+                f"{_names(files)} has no folder {data_folder(Path(), card)}, but {', '.join(held)}: correct "
+                f"'into' or 'strip' of the file, or 'place', in the card of {card.name}"
+            )
+
+
+def _first_folders(tree: Path) -> list[Path]:
+    """At most five of the entries of the first folder that has several, or files."""
+    while len(entries := sorted(tree.iterdir())) == 1 and entries[0].is_dir():
+        tree = entries[0]
+    return entries[:5] or [tree]
+
+
+def _names(files: Sequence[FileOnDisk]) -> str:
+    return ", ".join(each.file.name for each in files)
+
+
 def _drop_others(tree: Path, bundle: Bundle, absent: Sequence[DatasetCard]) -> None:
     """Keep what is to be placed: no stray files of the archive, and no data set that is there already."""
     tops = {data_folder(Path(), card).parts[0] for card in absent}
-    for path in tree.iterdir():
-        if path.name not in tops:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with writing(tree):
+        for path in tree.iterdir():
+            if path.name not in tops:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     for card, folder in bundle.folders(tree):
         if card not in absent:
             shutil.rmtree(folder, ignore_errors=True)
@@ -163,6 +197,5 @@ def _check(tree: Path, absent: Sequence[DatasetCard], files: Sequence[FileOnDisk
     for card, folder in ((card, data_folder(tree, card)) for card in absent):
         if problems := check_dataset(folder, card, decode=False):
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            names = ", ".join(each.file.name for each in files)
             problem = problems[0].replace(f"{tree}/", "")
-            raise DataError(f"{names} does not contain {card.name} as its card says: {problem}{more}")
+            raise DataError(f"{_names(files)} does not contain {card.name} as its card says: {problem}{more}")

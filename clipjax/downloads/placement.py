@@ -55,9 +55,9 @@ def _moves(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
         )
     for entry in sorted(_entries(source), key=lambda entry: (entry.is_dir(), entry.name)):
         place = target / entry.name
-        if not os.path.lexists(place) or (entry.is_dir() and _is_empty(place)):
+        if not os.path.lexists(place) or (entry.is_dir() and is_empty(place)):
             yield Path(entry.path), place
-        elif _is_empty(Path(entry.path)):  # all of it was moved before
+        elif is_empty(Path(entry.path)):  # all of it was moved before
             continue
         elif entry.is_dir() and place.is_dir() and any(each.is_dir() for each in _entries(entry.path)):
             yield from _moves(Path(entry.path), place)
@@ -73,7 +73,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         return list(entries)
 
 
-def _is_empty(path: Path) -> bool:
+def is_empty(path: Path) -> bool:
     """Whether a path is a folder, not a link to one, without entries."""
     return path.is_dir() and not path.is_symlink() and not os.listdir(path)
 

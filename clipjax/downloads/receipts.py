@@ -1,6 +1,6 @@
 """What was fetched into a data root, kept below it.
 
-ROOT/.clipjax/downloads/NAME        a downloaded file, until its contents are in their places
+ROOT/.clipjax/downloads/ID/NAME     a downloaded file, until its contents are in their places
 ROOT/.clipjax/drafts/KEY.ready      unpacked and checked contents, while they move to their places
 ROOT/.clipjax/receipts/KEY.json     what was fetched, and the digests of its data sets
 ROOT/.clipjax/checksums.json        the checksum of each file at its first fetch
@@ -47,6 +47,11 @@ class FetchedFile:
 
 
 @dataclass(frozen=True)
+class _Checksums:
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What was fetched of a bundle.
 
@@ -69,7 +74,17 @@ class Receipt:
 
 def read_receipt(path: Path) -> Receipt | None:
     """None if there is none. Raises DataError for a damaged one."""
-    return read(Receipt, read_json(path), path) if exists(path) else None
+    with _damaged("verifies the data anew"):
+        return read(Receipt, read_json(path), path) if exists(path) else None
+
+
+@contextlib.contextmanager
+def _damaged(then: str) -> Iterator[None]:
+    """Say what to do with a file of ours that is damaged."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}: remove that file, and the next fetch {then}") from None
 
 
 @dataclass(frozen=True)
@@ -82,9 +97,9 @@ class FetchFolders:
     def own(self) -> Path:
         return self.root / ".clipjax"
 
-    @property
-    def downloads(self) -> Path:
-        return self.own / "downloads"
+    def download(self, file: CardFile) -> Path:
+        """Where a downloaded file is until its contents are in their places."""
+        return self.own / "downloads" / file.identity / file.name
 
     def draft(self, key: str) -> Path:
         """Where the contents of a bundle are unpacked."""
@@ -129,14 +144,17 @@ class FetchFolders:
             os.close(descriptor)
 
     def first_checksum(self, file: CardFile) -> str | None:
-        """The SHA-256 of a file of that name when it was first fetched; None if it never was."""
-        if not exists(self.checksums):
-            return None
-        return read_json(self.checksums).get(file.name)
+        """The SHA-256 of the file when it was first fetched; None if it never was."""
+        return self._checksums().get(f"{file.identity}/{file.name}")
 
     def remember(self, file: CardFile, sha256: str) -> None:
         """Record the checksum of a first fetch. Raises DataError if the disk refuses it."""
-        known = read_json(self.checksums) if exists(self.checksums) else {}
-        if file.name not in known:
-            known[file.name] = sha256
+        known = self._checksums()
+        if (name := f"{file.identity}/{file.name}") not in known:
+            known = {**known, name: sha256}
             write_bytes(self.checksums, json.dumps(known, indent=2, sort_keys=True).encode() + b"\n")
+
+    def _checksums(self) -> Mapping[str, str]:
+        with _damaged("records the checksums anew"):
+            known = read_json(self.checksums) if exists(self.checksums) else {}
+            return read(_Checksums, {"files": known}, self.checksums).files

@@ -142,7 +142,8 @@ def existing(file: CardFile, target: Path, progress: Callable[[int], object]) ->
         raise DataError(f"{target} cannot be read ({error.strerror}): remove it and run again") from None
     if wrong := _difference(file, size, digests):
         raise DataError(
-            f"{target} is not the file that its card describes ({wrong}): remove it and run again"
+            f"{target} is not the file that its card describes ({wrong}): put the right one in its "
+            "place, or move it away to have it downloaded"
         )
     return Downloaded(target, None, size, digests["sha256"])
 

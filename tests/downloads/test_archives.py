@@ -122,7 +122,9 @@ def test_leading_folders_are_dropped_and_others_stay_packed(tmp_path: Path) -> N
 
 def test_nothing_wanted_is_refused(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "x.tar")
-    with pytest.raises(DataError, match=r"x\.tar holds no file that is wanted \(only other/\*, 1 leading"):
+    with pytest.raises(
+        DataError, match=r"x\.tar holds no file that is wanted \(only = \['other/\*'\], strip = 1"
+    ):
         unpack(path, tmp_path / "to", strip=1, only=("other/*",), progress=no_progress)
 
 

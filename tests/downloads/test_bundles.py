@@ -79,11 +79,26 @@ def test_a_card_in_the_data_root_or_in_a_file(tmp_path: Path) -> None:
     assert named(tmp_path / "elsewhere", str(tmp_path / "mine.toml"))[0].cards[0].name == "mine"
 
 
-def test_one_file_name_is_one_file(tmp_path: Path) -> None:
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By their addresses and checksums: none is taken for the other."""
     card(tmp_path, "mine")
     card(tmp_path, "yours", "https://example.org/other/mine.tar")
-    with pytest.raises(DataError, match=r"mine and yours both name a file mine.tar, with other addresses"):
-        named(tmp_path, "mine", "yours")
+    mine, yours = named(tmp_path, "mine", "yours")
+    folders = FetchFolders(tmp_path)
+    assert mine.key != yours.key
+    assert folders.download(mine.files[0]) != folders.download(yours.files[0])
+    folders.remember(mine.files[0], 64 * "a")
+    assert folders.first_checksum(yours.files[0]) is None
+
+
+def test_other_members_of_one_archive_are_another_bundle(tmp_path: Path) -> None:
+    card(tmp_path, "mine")
+    card(tmp_path, "yours")
+    with (tmp_path / "yours.toml").open("a") as file:
+        file.write('only = ["yours/*"]\n')
+    mine, yours = named(tmp_path, "mine", "yours")
+    assert mine.key != yours.key
+    assert mine.files[0].identity == yours.files[0].identity
 
 
 def test_asks_each_sentence_once(tmp_path: Path) -> None:
@@ -99,7 +114,7 @@ def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_receipt(tmp_path / "receipt.json") == receipt
     assert read_receipt(tmp_path / "none.json") is None
     (tmp_path / "receipt.json").write_text('{"files": [{"name": 3}]}')
-    with pytest.raises(DataError, match=r"receipt.json: .*name"):
+    with pytest.raises(DataError, match=r"receipt.json: .*name.*remove that file"):
         read_receipt(tmp_path / "receipt.json")
 
 

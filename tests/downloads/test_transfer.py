@@ -483,7 +483,7 @@ def test_a_file_that_is_there_is_checked_and_kept(getting: Getting, server: File
     getting.told.clear()
     server.requests.clear()
     assert getting.get(where, sha256=sha256(DATA)).address is None
-    message = rf"{getting.target} is not the file that its card describes \(its SHA-256 is .*\): remove it"
+    message = rf"{getting.target} is not the file that its card describes \(its SHA-256 is .*\): put the"
     with pytest.raises(DataError, match=message):
         getting.get(where, sha256=sha256(OTHER))
     assert server.requests == []

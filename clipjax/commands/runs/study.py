@@ -193,7 +193,7 @@ def _fetched(options: StudyOptions, root: Path, bundles: Sequence[Bundle]) -> di
     if not bundles:
         return {}
     reports = run_fetch(bundles, root, options.source, options.accept or ())
-    show(reports)
+    show(reports, root)
     return {card.name: report.state for report in reports for card in report.bundle.cards}
 
 
