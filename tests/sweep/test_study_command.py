@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _events import scalars
 from _file_server import Content, FileServer
 from _sweep_world import rows_of
 from typer.testing import CliRunner, Result
 
 from clipjax.cli import app
 from clipjax.errors import DataError, Interrupted, UsageError
+from clipjax.results.store import ResultStore
 
 FIGURE = """
 title = "Two sets of colours"
@@ -145,6 +147,10 @@ def study(place: Path, *arguments: object) -> Result:
     return clipjax(place, "study", "study", "--out", place / "study", *drawn, *arguments)
 
 
+def top1(events: Path) -> list[float]:
+    return [value for (tag, _), value in scalars(events).items() if tag.endswith("/top1")]
+
+
 def failure(result: Result) -> str:
     assert isinstance(result.exception, DataError | UsageError), result.output
     return str(result.exception)
@@ -152,7 +158,7 @@ def failure(result: Result) -> str:
 
 def test_from_an_empty_folder_to_the_report(place: Path, server: FileServer) -> None:
     part = ("--models", "one", "--limit", "12")
-    done = study(place, *part)
+    done = study(place, *part, "--track", "tensorboard")
     assert done.exit_code == 0, done.output
     assert "3 runs done now, 0 before" in done.output
     assert sorted(each.path for each in server.requests) == ["/few.tar", "/many.tar", "/odd.tar"]
@@ -167,6 +173,9 @@ def test_from_an_empty_folder_to_the_report(place: Path, server: FileServer) -> 
     assert rows_of(place / "swept") == rows_of(out)
     compared = [str(out / "results"), str(results)]
     assert CliRunner().invoke(app, ["results", "diff", *compared, "--check"]).exit_code == 0
+    assert {value for file in (out / "results").glob(".tracked/*/*/events.*") for value in top1(file)} == {
+        row["value"] for row in ResultStore(out / "results").rows() if row["metric"] == "top1"
+    }
     # The same command again finds everything there.
     server.requests.clear()
     again = study(place, *part)
@@ -195,6 +204,17 @@ def test_what_cannot_be_got_is_named_and_the_rest_is_run(place: Path, server: Fi
     done = study(place, *options, "--from", place / "mine")
     assert (done.exit_code, "2 runs done now, 1 before" in done.output) == (0, True), done.output
     assert "not there" not in done.output
+
+
+def test_runs_that_failed_are_left_alone(place: Path) -> None:
+    options = ("--models", "one", "--limit", "6")
+    assert study(place, *options).exit_code == 0
+    for image in (place / "data" / "few").rglob("*.png"):
+        image.write_bytes(b"no image")
+    for more, times in (((), 0), (("--no-retry",), 1)):
+        result = study(place, *options, *more)
+        assert "the first: one: zeroshot on few: " in failure(result)
+        assert result.output.count(" (not tried again)\n") == times
 
 
 @pytest.mark.parametrize(
@@ -252,6 +272,9 @@ def test_a_dry_run_says_what_it_would_take(place: Path, server: FileServer) -> N
         (["--from", "nowhere"], "nowhere is not a folder: --from is the folder"),
         (["--models", "three"], "unknown model of colours 'three'"),
         (["--figure", "fig33"], "unknown figure 'fig33'"),
+        (["--track", "wandbb"], "unknown tracker 'wandbb'; did you mean wandb"),
+        (["--dry-run", "--track", "tensorboard"], "--dry-run and --track do not go together"),
+        (["--dry-run", "--no-retry"], "--dry-run and --no-retry do not go together"),
         (["--data-root", "memory://data"], "memory://data: what is fetched is written to a disk"),
     ],
 )

@@ -23,11 +23,13 @@ from clipjax.commands.shared.options import (
     FigureOption,
     ModelRootOption,
     NoPixelStoreOption,
+    NoRetryOption,
     OnlyModelsOption,
     PromptSetOption,
     ResultsOptions,
     SampleOption,
     SourceOption,
+    TrackOption,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import FieldsOf, fields_of, with_options
@@ -55,9 +57,9 @@ def register(app: typer.Typer) -> None:
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     PANELS: ClassVar = {
-        "Where things are": ("data_root", "model_root", "out"),
+        "Where things are": ("data_root", "model_root", "out", "track"),
         "What is fetched": ("accept", "source", "no_fetch"),
-        "What is run": ("models", "limit", "dry_run"),
+        "What is run": ("models", "limit", "dry_run", "no_retry"),
         "What is drawn": ("figure", "claims", "prompts"),
         "Speed and storage": ("store", "pixel_store", "pixel_budget", "no_pixel_store"),
     }
@@ -76,6 +78,7 @@ class StudyOptions:
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for results, figures, claims.md and report.html.")
     ] = Path("study")
+    track: TrackOption = None
     accept: AcceptOption = None
     source: SourceOption = None
     no_fetch: Annotated[
@@ -90,6 +93,7 @@ class StudyOptions:
             help="Fetch and run nothing: print what would be, and the bytes, hours and disk it takes.",
         ),
     ] = False
+    no_retry: NoRetryOption = False
     figure: FigureOption = None
     claims: ClaimsOption = None
     prompts: PromptSetOption = None

@@ -14,6 +14,7 @@ from clipjax.commands.shared.options import (
     DistributedOption,
     ModelRootOption,
     NoPixelStoreOption,
+    NoRetryOption,
     OnlyModelsOption,
     SampleOption,
     TrackOption,
@@ -92,14 +93,7 @@ class SweepOptions:
             "from their cost. With --dry-run: print the script. For skypilot and xpk, only the latter.",
         ),
     ] = None
-    no_retry: Annotated[
-        bool,
-        typer.Option(
-            "--no-retry",
-            help="Leave runs alone that failed before and have a record below --results. Default: they run "
-            "again.",
-        ),
-    ] = False
+    no_retry: NoRetryOption = False
     dry_run: Annotated[
         bool,
         typer.Option(

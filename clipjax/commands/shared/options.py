@@ -164,6 +164,14 @@ TrackOption = Annotated[
         "own settings say where to, e.g. WANDB_MODE=offline.",
     ),
 ]
+NoRetryOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-retry",
+        help="Leave runs alone that failed before and have a record below the results. Default: they run "
+        "again.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
