@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from clipjax.data.cards import DatasetCard, data_folder
 from clipjax.estimates.cost import parts
 from clipjax.evaluation.plans.collection import Shared
 from clipjax.evaluation.plans.collection import plan as plan_jobs
+from clipjax.evaluation.plans.item import TaskOnData
+from clipjax.evaluation.prompts import prompts_name
 from clipjax.storage.reading import exists, is_dir
-from clipjax.sweep.suite import Suite
+from clipjax.sweep.suite import Suite, SuiteRun
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,32 @@ def data_sets_of(suite: Suite) -> list[NeededData]:
 
     A run that names none takes what is there, so it needs none. Raises DataError: a damaged card.
     """
-    there = suite.data_root if suite.data_root is not None and is_dir(suite.data_root) else None
-    shared: Shared = {}
     tasks: dict[str, dict[str, None]] = {}
     found: dict[str, DatasetCard] = {}
-    for run in suite.runs:
-        how = {"only": run.datasets, "folders": suite.data, "absent": True, "needed": False}
-        planned = plan_jobs(run.task, there, shared=shared, **how)
-        for job in [*planned.jobs, *planned.absent] if run.datasets else []:
-            for data in parts(job):
-                found[data.card.name] = data.card
-                tasks.setdefault(data.card.name, {})[job.task] = None
+    for job in (job for run, job in _jobs(suite) if run.datasets):
+        for data in parts(job):
+            found[data.card.name] = data.card
+            tasks.setdefault(data.card.name, {})[job.task] = None
     base = suite.data_root or Path()
     return [
         NeededData(card, suite.data.get(name, data_folder(base, card)), tuple(tasks[name]))
         for name, card in found.items()
     ]
+
+
+def prompt_sets_of(suite: Suite) -> set[str]:
+    """The names of the prompt sets that a suite's runs are made with. Raises DataError: a damaged card."""
+    return {prompts_name(job.prompts, data.card) for _, job in _jobs(suite) for data in parts(job)}
+
+
+def _jobs(suite: Suite) -> Iterator[tuple[SuiteRun, TaskOnData]]:
+    """A suite's entries with their tasks on data sets, also on those that are not there."""
+    there = suite.data_root if suite.data_root is not None and is_dir(suite.data_root) else None
+    shared: Shared = {}
+    for run in suite.runs:
+        how = {"only": run.datasets, "folders": suite.data, "absent": True, "needed": False}
+        planned = plan_jobs(run.task, there, run.prompts, shared=shared, **how)
+        yield from ((run, job) for job in [*planned.jobs, *planned.absent])
 
 
 def left_out(absent: Iterable[NeededData], specs: Sequence[Spec], claims: Sequence[Claim]) -> list[LeftOut]:

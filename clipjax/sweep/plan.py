@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.checkpoints.identity.registry import check_added_rows
@@ -89,7 +90,7 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
 
     Args:
         pixel_budget: bytes for the pixel store, None without one.
-        absent: also list the runs on data sets that are not there. Then none needs to be.
+        absent: also list the runs on data sets that are not there. Then none needs to be, nor their folder.
 
     Raises:
         UsageError: no folder of data sets is given.
@@ -131,9 +132,12 @@ def _listed(suite: Suite, absent: bool) -> tuple[list[SweepItem], list[SweepItem
         for name in suite.models
     }
     shared, items, not_there, missing = Shared(), [], [], []
+    root = suite.data_root
+    if absent and root is not None and not is_dir(root):
+        root = None  # a folder to be
     for run in suite.runs:
-        part = _planned(suite, run, absent, shared)
-        if suite.data_root is not None or not absent:
+        part = _planned(suite, run, root, absent, shared)
+        if root is not None or not absent:
             missing += [MissingRun(line, bool(run.datasets)) for line in part.missing]
         for name in run.models:
             items += _items(models[name], run, part.jobs)
@@ -141,11 +145,11 @@ def _listed(suite: Suite, absent: bool) -> tuple[list[SweepItem], list[SweepItem
     return items, not_there, missing
 
 
-def _planned(suite: Suite, run: SuiteRun, absent: bool, shared: Shared) -> CollectionPlan:
+def _planned(suite: Suite, run: SuiteRun, root: Path | None, absent: bool, shared: Shared) -> CollectionPlan:
     try:
         return plan_jobs(
             run.task,
-            suite.data_root,
+            root,
             run.prompts,
             only=run.datasets,
             folders=suite.data,

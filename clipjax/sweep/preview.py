@@ -16,6 +16,7 @@ from clipjax.estimates import cost
 from clipjax.estimates.hours import MachineRates, amounts_of, decode_rate, hours_on
 from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, all_ready
 from clipjax.storage.entry import key_hash
+from clipjax.storage.reading import is_dir
 from clipjax.sweep.plan import SweepItem, SweepPlan
 from clipjax.sweep.shards import cut
 from clipjax.sweep.state import StoreIndex, embedding_entries
@@ -242,8 +243,10 @@ def _absent_line(plan: SweepPlan) -> str:
     runs = counted(len(plan.absent), "run")
     models = counted(len({item.choice.name for item in plan.absent}), "model")
     sets = counted(len({item.job.data.card.name for item in plan.absent}), "data set")
-    root = ": give their folder with --data-root" if plan.suite.data_root is None else ""
-    return f"data are not there, so only the hours count these: {runs} of {models} on {sets}{root}"
+    line = f"data are not there, so only the hours count these: {runs} of {models} on {sets}"
+    if (root := plan.suite.data_root) is None:
+        return f"{line}: give their folder with --data-root"
+    return line if is_dir(root) else f"{line}: there is no folder {root}"
 
 
 def _pixel_line(store: PixelStore | None) -> str:

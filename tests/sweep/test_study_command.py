@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +276,9 @@ def test_a_dry_run_says_what_it_would_take(place: Path, server: FileServer) -> N
         (["--track", "wandbb"], "unknown tracker 'wandbb'; did you mean wandb"),
         (["--dry-run", "--track", "tensorboard"], "--dry-run and --track do not go together"),
         (["--dry-run", "--no-retry"], "--dry-run and --no-retry do not go together"),
+        (["--claims", "nowhere.toml"], "nowhere.toml"),
+        (["--prompts", "nope"], "unknown prompt set of colours 'nope'; known: single"),
+        (["--prompts", "openai_80"], "unknown prompt set of colours 'openai_80'; known: single"),
         (["--data-root", "memory://data"], "memory://data: what is fetched is written to a disk"),
     ],
 )
@@ -283,6 +287,89 @@ def test_mistakes_cost_nothing(place: Path, server: FileServer, arguments: list[
     assert not server.requests
     assert not (place / "data").exists()
     assert not (place / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("study", "study is a file, not a folder of results"),
+        ("study/results", "results is a file, not a folder of results"),
+        ("study/figures", "figures is a file, not a folder for figures"),
+        ("study/claims.md/", "claims.md is a folder, and a page is written there; choose another --out"),
+        ("study/report.html/", "report.html is a folder, and a page is written there; choose another --out"),
+    ],
+)
+def test_a_wrong_place_for_results_costs_nothing(
+    place: Path, server: FileServer, made: str, message: str
+) -> None:
+    path = place / made
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if made.endswith("/") else path.write_text("precious")
+    assert message in failure(study(place))
+    assert not server.requests
+    assert not (place / "data").exists()
+
+
+def test_figures_that_lack_rows_are_no_failure(place: Path) -> None:
+    """A figure may ask for data sets that the suite does not name."""
+    (place / "mine.toml").write_text(FIGURE.replace('dataset = "many"', 'dataset = "imagenet_val"'))
+    done = study(place, "--models", "one", "--limit", "6")
+    assert done.exit_code == 0, done.output
+    assert "no figure can be drawn" in done.output
+    assert "no model has all rows of a figure" in done.output
+    assert (place / "study" / "report.html").exists()
+
+
+@pytest.mark.parametrize("error", [DataError, UsageError])
+def test_no_failure_hides_another(
+    place: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(message: str) -> object:
+        def step(_: object) -> None:
+            raise error(message)
+
+        return step
+
+    server.files["/few.tar"] = Content(statuses=[403] * 9)
+    for name in ("drawn", "claims", "report"):
+        monkeypatch.setattr(f"clipjax.commands.runs.study.{name}", fail(f"{name} failed"))
+    said = study(place, "--models", "one", "--limit", "6")
+    message = failure(said)
+    assert "a data set is not there: few" in message
+    assert "; also drawn failed; also claims failed; also report failed" in message
+    assert isinstance(said.exception, DataError)  # exit code 1
+
+
+@pytest.mark.parametrize("by_suite", [False, True], ids=["--data-root", "data_root of the suite"])
+def test_a_dry_run_names_what_is_not_fetched_and_why(place: Path, by_suite: bool) -> None:
+    cards = place / "configs" / "datasets"
+    (few, odd) = (cards / "few.toml", cards / "odd.toml")
+    few.write_text(few.read_text().partition("\nlicence")[0])
+    odd.write_text(odd.read_text().partition("\nlicence")[0] + BY_HAND)
+    if by_suite:
+        suite = place / "colours.toml"
+        suite.write_text(f'data_root = "{place / "data"}"\n{suite.read_text()}')
+    said = study(place, "--dry-run")
+    assert said.exit_code == 0, said.output
+    assert f"on 3 data sets: there is no folder {place / 'data'}" in said.output
+    assert "give their folder with --data-root" not in said.output
+    assert left_out(said) == {"few": "its card names no files to fetch", "odd": "by hand"}
+    said = study(place, "--dry-run", "--from", place)
+    assert left_out(said)["odd"] == f"by hand, unless {place} has it"
+    said = study(place, "--dry-run", "--no-fetch")
+    assert "to fetch: nothing" in said.output
+    assert left_out(said) == {
+        "many": "--no-fetch",
+        "few": "its card names no files to fetch",
+        "odd": "--no-fetch",
+    }
+
+
+def left_out(said: Result) -> dict[str, str]:
+    """Data set -> why it is not there."""
+    _, _, table = said.output.partition("so these are left out or not whole:")
+    lines = [re.split(r"  +", line.strip()) for line in table.splitlines()]
+    return {line[0]: line[1] for line in lines if line[0] in ("many", "few", "odd")}
 
 
 def test_without_a_folder_of_data_sets() -> None:

@@ -76,28 +76,40 @@ def analyze(options: AnalyzeOptions) -> None:
 
         clipjax analyze results --highlight my_model
     """
+    if options.listed:
+        titles = ["figure", "paper", "kind", "panels", "title"]
+        print_table(titles, [_about(spec) for spec in specs_of(options)])
+    elif why := drawn(options):
+        raise DataError(why)
+
+
+def drawn(options: AnalyzeOptions) -> str | None:
+    """Draw the figures. Returns why there is none for lack of rows. Raises DataError: one cannot be drawn."""
     from clipjax.storage.buckets import check_folder
 
-    if not options.listed:
-        checked(options.where.path)
-    specs = _specs(options)
-    if options.listed:
-        print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
-        return
+    checked(options.where.path)
+    specs = specs_of(options)
     check_folder(options.out, "a folder for figures (--out)", written=True)  # before rows are read
     index = _rows(options)
     unknown = unknown_names(specs, index)
-    drawn, refused = _draw_all(specs, index, options)
-    _show(drawn, options)
-    if not refused and not any(done.drawn for done in drawn):
-        raise DataError(f"{options.where.path}: {'; also '.join([_why_nothing(drawn), *unknown])}")
+    found, refused = _draw_all(specs, index, options)
+    _show(found, options)
+    if not refused and not any(done.drawn for done in found):
+        return f"{options.where.path}: {'; also '.join([_why_nothing(found), *unknown])}"
     for each in unknown:
         say(each, err=True)
     if refused:
         raise DataError("; ".join(refused))
+    return None
 
 
-def _specs(options: AnalyzeOptions) -> list[Spec]:
+def specs_of(options: AnalyzeOptions) -> list[Spec]:
+    """The figures and tables asked for.
+
+    Raises:
+        UsageError: an unknown figure or format; two figures of one name.
+        DataError: as `load_spec`.
+    """
     from clipjax.analysis.figures.figure_set import FORMATS
     from clipjax.analysis.figures.spec import load_spec, spec_names
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from clipjax.commands.datasets_fetch import check_accepted, check_source, print_plan, run_fetch, show
-from clipjax.commands.results.analyze import AnalyzeOptions, analyze
+from clipjax.commands.results.analyze import AnalyzeOptions, analyze, drawn, specs_of
 from clipjax.commands.results.claims import ClaimsOptions, claims
 from clipjax.commands.results.report import ReportOptions, report
 from clipjax.commands.runs.sweep import sweep, swept
@@ -35,14 +35,18 @@ from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import FieldsOf, fields_of, with_options
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import DataError, UsageError, readable_bytes
+from clipjax.errors import ClipjaxError, DataError, UsageError, readable_bytes, unknown_name
 from clipjax.options import AUTO
 
 if TYPE_CHECKING:
     from clipjax.analysis.claims.ledger import Ledger
     from clipjax.analysis.figures.spec import Spec
+    from clipjax.data.cards import DatasetCard
     from clipjax.downloads.bundles import Bundle
     from clipjax.sweep.data_sets import NeededData
+    from clipjax.sweep.suite import Suite
+
+FETCHED = "fetched"
 
 
 def register(app: typer.Typer) -> None:
@@ -113,24 +117,41 @@ class StudyOptions:
     def results(self) -> Path:
         return self.out / "results"
 
-    def specs(self) -> list[Spec]:
-        """The figures and tables. Raises as `load_spec`."""
-        from clipjax.analysis.figures.spec import load_spec, spec_names
+    @property
+    def figures(self) -> AnalyzeOptions:
+        where = ResultsOptions(folder=self.results)
+        return AnalyzeOptions(where=where, figure=self.figure, prompts=self.prompts, out=self.out / "figures")
 
-        return [load_spec(name) for name in self.figure or spec_names()]
+    def check_last(self, suite: Suite) -> None:
+        """Refuse what would stop the last steps, before anything is fetched or run.
 
-    def ledger(self) -> Ledger:
-        from clipjax.analysis.claims.ledger import ledger
+        Raises:
+            UsageError: no run of the suite, and no row of the results, has the prompt set.
+            DataError: what they write to is a file, a folder or not writable.
+        """
+        from clipjax.results.store import ResultStore
+        from clipjax.storage.buckets import check_folder
+        from clipjax.storage.reading import is_dir
+        from clipjax.sweep.data_sets import prompt_sets_of
 
-        return ledger(self.claims)
+        (store := ResultStore(self.results)).check_root(written=True)
+        check_folder(self.figures.out, "a folder for figures (--out)", written=True)
+        for page in (self.out / "claims.md", self.out / "report.html"):
+            if is_dir(page):
+                raise DataError(f"{page} is a folder, and a page is written there; choose another --out")
+        if self.prompts is None or self.prompts in (known := prompt_sets_of(suite)):
+            return
+        if self.prompts not in {row["convention"].get("prompts") for row in store.rows()}:
+            raise unknown_name(f"prompt set of {suite.name}", self.prompts, sorted(known))
 
 
 def study(options: StudyOptions) -> None:
     r"""Fetch a suite's data sets, run it, and make its figures, tables, claims and report.
 
     Does what `clipjax datasets fetch`, `sweep`, `analyze`, `claims` and `report` do. Names the data sets that
-    it cannot get, and what is left out without them, and runs the rest. Interrupted anywhere, the same
-    command goes on. Exit codes as those of `clipjax sweep`.
+    it cannot get, and what is left out without them, and runs the rest. Exit codes: 0 nothing is left, 1 the
+    sweep left something or a step failed, 75 (SIGTERM) and 130 (Ctrl-C) interrupted: the same command goes
+    on. Figures that lack rows are named, and are no failures.
 
     Examples:
 
@@ -147,33 +168,60 @@ def study(options: StudyOptions) -> None:
     root = run.read_suite.data_root
     if root is None:
         raise UsageError(f"say where the data sets of {options.suite} are, or go: --data-root FOLDER")
-    specs, book = options.specs(), options.ledger()  # a wrong file of figures costs nothing yet
-    from clipjax.downloads.bundles import bundles_of
-    from clipjax.storage.buckets import refuse_url
+    from clipjax.analysis.claims.ledger import ledger
     from clipjax.sweep.data_sets import data_sets_of
 
-    if not options.no_fetch:
-        refuse_url(root, "what is fetched")
+    specs, book = specs_of(options.figures), ledger(options.claims)  # what is wrong costs nothing yet
+    options.check_last(run.read_suite)
     needed = data_sets_of(run.read_suite)
-    absent = {each.card.name for each in needed if not each.is_there}
-    own = run.read_suite.data  # folders that the user named: nothing is put there
-    cards = [each.card for each in needed if each.card.files and each.card.name not in own]
-    all_bundles = bundles_of(cards, root)
-    check_accepted(options.accept or (), all_bundles)
-    bundles = [each for each in all_bundles if absent & {card.name for card in each.cards}]
-    bundles = [] if options.no_fetch else bundles
+    bundles = _bundles(options, needed, run.read_suite.data, root)
     if options.dry_run:
         _preview(run, root, bundles)
-        return
-    why = _fetched(options, root, bundles)
-    _say_left_out([each for each in needed if not each.is_there], why, specs, book)
-    _finish(options, run)
+        states = {card.name: _state(each, options.source) for each in bundles for card in each.cards}
+        left = [each for each in needed if not each.is_there and states.get(each.card.name) != FETCHED]
+    else:
+        states = _fetched(options, root, bundles)
+        left = [each for each in needed if not each.is_there]
+    why = {each.card.name: _why_not_fetched(options, each.card) for each in left}
+    _say_left_out(left, why | states, specs, book)
+    if not options.dry_run:
+        _finish(options, run)
+
+
+def _bundles(
+    options: StudyOptions, needed: Sequence[NeededData], own: Mapping[str, Path], root: Path
+) -> list[Bundle]:
+    """What is fetched: nothing into the user's `own` folders. Raises UsageError: a wrong --accept, a URL."""
+    from clipjax.downloads.bundles import bundles_of
+    from clipjax.storage.buckets import refuse_url
+
+    cards = [each.card for each in needed if each.card.files and each.card.name not in own]
+    bundles = bundles_of(cards, root)
+    check_accepted(options.accept or (), bundles)
+    if options.no_fetch:
+        return []
+    refuse_url(root, "what is fetched")
+    absent = {each.card.name for each in needed if not each.is_there}
+    return [each for each in bundles if absent & {card.name for card in each.cards}]
+
+
+def _why_not_fetched(options: StudyOptions, card: DatasetCard) -> str:
+    if not card.files:
+        return "its card names no files to fetch"
+    return "--no-fetch" if options.no_fetch else "it belongs in a folder that the suite names"
+
+
+def _state(bundle: Bundle, source: Path | None) -> str:
+    """How the bundle's fetch would end, as far as that can be known beforehand."""
+    if bundle.downloadable:
+        return FETCHED
+    return "by hand" if source is None else f"by hand, unless {source} has it"
 
 
 def _preview(run: SweepOptions, root: Path, bundles: Sequence[Bundle]) -> None:
-    from clipjax.storage.reading import exists, is_dir
+    from clipjax.storage.reading import exists
 
-    swept(replace(run, data_root=root if is_dir(root) else None))
+    swept(run)
     if not bundles:
         say("to fetch: nothing")
         return
@@ -190,7 +238,7 @@ def _preview(run: SweepOptions, root: Path, bundles: Sequence[Bundle]) -> None:
 
 
 def _fetched(options: StudyOptions, root: Path, bundles: Sequence[Bundle]) -> dict[str, str]:
-    """Fetch the bundles. Returns why data sets are not there: name -> a few words.
+    """Fetch the bundles. Returns how that ended: name of a data set -> a few words.
 
     Raises DataError if the data root cannot be written to, or its disk has too little room.
     """
@@ -209,11 +257,7 @@ def _say_left_out(
         return
     from clipjax.sweep.data_sets import left_out
 
-    reasons = {
-        each.card.name.partition(":")[0]: why.get(each.card.name)
-        or ("not fetched" if each.card.files else "its card names no files to fetch")
-        for each in absent
-    }
+    reasons = {each.card.name.partition(":")[0]: why[each.card.name] for each in absent}
     rows = [
         [each.family, reasons[each.family], *map(" ".join, (each.tasks, each.figures, each.claims))]
         for each in left_out(absent, specs, book.claims)
@@ -226,33 +270,40 @@ def _say_left_out(
 def _finish(options: StudyOptions, run: SweepOptions) -> None:
     """Run the suite, and draw and test what there are rows of. What fails does not stop the rest.
 
-    Raises DataError, at the end, for everything that failed or is left.
+    Raises at the end what failed or is left: the error itself, or a DataError with the words of several.
     """
     from clipjax.results.store import ResultStore
 
-    problems = list[str]()
+    problems = dict[str, ClipjaxError]()
     _attempt(lambda: swept(run, last=False), problems)
     if ResultStore(options.results).run_ids():
         for step in _drawing(options):
             _attempt(step, problems)
+    if len(problems) == 1:
+        raise next(iter(problems.values()))
     if problems:
         raise DataError("; also ".join(problems))
 
 
-def _attempt(step: Callable[[], object], problems: list[str]) -> None:
+def _attempt(step: Callable[[], object], problems: dict[str, ClipjaxError]) -> None:
     try:
         step()
-    except DataError as error:
-        problems.append(str(error))
+    except ClipjaxError as error:
+        problems.setdefault(str(error), error)
 
 
 def _drawing(options: StudyOptions) -> Iterator[Callable[[], object]]:
     """`clipjax analyze`, `claims` and `report` of the results, each as its own options state."""
     where, out = ResultsOptions(folder=options.results), options.out
     shared: dict[str, Any] = {"where": where, "prompts": options.prompts}
-    figures = AnalyzeOptions(**shared, figure=options.figure, out=out / "figures")
     page = ReportOptions(**shared, figure=options.figure, claims=options.claims, out=out / "report.html")
     ledger = ClaimsOptions(
         **shared, context=options.context, file=options.claims, form="markdown", out=out / "claims.md"
     )
-    return iter((lambda: analyze(figures), lambda: claims(ledger), lambda: report(page)))
+    return iter((lambda: _draw(options.figures), lambda: claims(ledger), lambda: report(page)))
+
+
+def _draw(figures: AnalyzeOptions) -> None:
+    """A study of a part may lack the rows of all figures: that is said, and is no failure."""
+    if why := drawn(figures):
+        say(f"no figure can be drawn: {why}", err=True)
