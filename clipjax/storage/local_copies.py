@@ -21,7 +21,8 @@ from clipjax.errors import DataError
 from clipjax.progress import progress_bar
 from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.digests import Version, sha256_json, version_of
-from clipjax.storage.writing import whole_file
+from clipjax.storage.reading import check_regular
+from clipjax.storage.writing import is_at, whole_file
 
 BUDGET = 20 * 10**9  # bytes
 AHEAD = 2  # objects that come while one is read
@@ -43,26 +44,49 @@ def versions_to_copy(paths: Sequence[Path]) -> tuple[Version, ...]:
     return versions if sum(version.size for version in versions) <= room else ()
 
 
-def nearby(paths: Sequence[Path], versions: Sequence[Version]) -> Iterator[Path]:
-    """The files to read, in order: copies, of which the next `AHEAD` come meanwhile, or the paths themselves.
+def nearby(paths: Sequence[Path], versions: Sequence[Version]) -> Iterator[IO[bytes]]:
+    """The files to read, opened, in order: copies, of which the next `AHEAD` come meanwhile, or the paths.
 
-    versions: as `versions_to_copy`. Raises as `opened_copy`.
+    A file is closed when the next is asked for; until then nothing removes its bytes.
+
+    Args:
+        versions: as `versions_to_copy`.
+
+    Raises:
+        DataError: as `opened_copy`; a path that cannot be read.
     """
     if not versions:
-        yield from paths
+        for path in paths:
+            with _opened(path) as file:
+                yield file
         return
-    pool, coming = ThreadPoolExecutor(AHEAD), list[Future[Path]]()
+    pool, coming = ThreadPoolExecutor(AHEAD), list[Future[IO[bytes]]]()
     sizes = [version.size for version in versions]
     try:
         with progress_bar(sum(sizes), "copy", "B", delay=1) as bar:
             for i in range(len(paths)):
                 for k in range(len(coming), min(i + 1 + AHEAD, len(paths))):
-                    coming.append(pool.submit(_copy, as_path(paths[k]), versions[k]))
-                copy = coming[i].result()
-                bar.update(sizes[i])
-                yield copy
+                    coming.append(pool.submit(opened_copy, as_path(paths[k]), versions[k]))
+                with coming[i].result() as file:
+                    bar.update(sizes[i])
+                    yield file
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # an error is told at once
+        for copy in coming:
+            copy.add_done_callback(_close)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    check_regular(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); copy it again") from None
+
+
+def _close(copy: Future[IO[bytes]]) -> None:
+    if not copy.cancelled() and copy.exception() is None:
+        copy.result().close()
 
 
 def opened_copy(path: Path, version: Version) -> IO[bytes]:
@@ -102,8 +126,15 @@ def _fetch(path: BucketPath, version: Version, copy: Path) -> None:
                 f"{path}: there is no room for it in {copy.parent}: make some, or set CLIPJAX_CACHE to a "
                 "folder on another disk"
             ) from None
-        # A server may state no size.
-        whole = version.size in (0, draft.stat().st_size)
+        size = draft.stat().st_size
+        if version.size == 0:  # its server states none
+            _make_room(copy.parent, size)
+            if size > BUDGET:
+                raise DataError(
+                    f"{path} has {size:,} bytes, more than all copies may take, and its server did not "
+                    "state it: download it and give the file"
+                )
+        whole = version.size in (0, size)
         if not whole or path.version() != version[:2]:
             raise DataError(f"{path} changes while it is read: run again when it is written")
 
@@ -144,11 +175,17 @@ def _copies(folder: Path) -> list[tuple[Path, os.stat_result]]:
 def _locked(path: Path) -> Iterator[None]:
     """Let one process fetch; the others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        with contextlib.suppress(OSError):  # a disk without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
+    while True:
+        with path.open("wb") as file:
+            with contextlib.suppress(OSError):  # a disk without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not is_at(file.fileno(), path):  # its holder removed it: others may lock another file now
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _folder() -> Path:

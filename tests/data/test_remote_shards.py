@@ -6,7 +6,9 @@ import copy
 import errno
 import io
 import json
+import shutil
 import tarfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,7 +139,7 @@ def test_shards_above_the_budget_are_read_in_parts(
     for content in server.files.values():
         content.ranges, content.etag = False, '"other"'
     with pytest.raises(DataError, match=r"/set/0\.tar: its server sends no parts of a file: download it"):
-        manifest_at(url)
+        manifest_at(url).opener.open(3)
 
 
 def test_copies_used_longest_ago_make_room(
@@ -211,6 +213,57 @@ def test_a_shard_that_is_gone_meanwhile(server: FileServer) -> None:
     del server.files["/set/0.tar"]
     with pytest.raises(DataError, match=r"0\.tar does not exist any more: run again"):
         local_copies.opened_copy(asked, version)
+
+
+def test_a_copy_can_be_read_after_it_made_room(server: FileServer, cache: Path) -> None:
+    shards = [as_path(f"{server.url}/set/{k}.tar") for k in range(3)]
+    versions = [local_copies.version_of(shard) for shard in shards]
+    found = []
+    for file in local_copies.nearby(shards, versions):
+        for path in (cache / "copies").iterdir():
+            if "." not in path.name:
+                path.unlink()
+        found.append(file.read())
+    assert found == list(TARS.values())
+
+
+def test_a_fetch_that_fails_leaves_no_lock(server: FileServer, cache: Path) -> None:
+    asked = as_path(f"{server.url}/set/0.tar")
+    version = local_copies.version_of(asked)
+    server.files["/set/0.tar"] = Content(statuses=[403] * 99)
+    with pytest.raises(DataError, match="HTTP 403"):
+        local_copies.opened_copy(asked, version)
+    assert list((cache / "copies").iterdir()) == []
+
+
+def test_who_waited_for_a_removed_lock_takes_another(tmp_path: Path) -> None:
+    inside, most, lock = [0], [0], tmp_path / "x.lock"
+
+    def work(_: int) -> None:
+        with local_copies._locked(lock):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.002)
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(60)))
+    assert most == [1]
+    assert not lock.exists()
+
+
+def test_copies_of_unstated_sizes_keep_to_the_budget(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    for content in server.files.values():
+        content.chunked, content.ranges = True, False
+    monkeypatch.setattr(local_copies, "BUDGET", 2 * len(TARS["0.tar"]))
+    manifest_at(f"{server.url}/set/{{0..2}}.tar")
+    assert len([each for each in (cache / "copies").iterdir() if "." not in each.name]) == 2
+    monkeypatch.setattr(local_copies, "BUDGET", len(TARS["0.tar"]) - 1)
+    shutil.rmtree(cache / "copies")
+    with pytest.raises(DataError, match=r"0\.tar has 10,240 bytes, more than all copies may take"):
+        manifest_at(f"{server.url}/set/0.tar")
 
 
 def test_a_full_disk_is_said(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -81,8 +82,8 @@ def read_webdataset(
     texts: list[list[str]] = []
     versions = versions_to_copy(shards)
     # One shard at a time, because samples are many.
-    for k, (shard, near) in enumerate(zip(shards, nearby(shards, versions))):
-        samples = _samples(shard, near, image)
+    for k, (shard, file) in enumerate(zip(shards, nearby(shards, versions))):
+        samples = _samples(shard, file, image)
         if samples and not ids:
             label = label or (LABEL if LABEL in samples[0].members else None)
             captions = captions or (CAPTIONS if CAPTIONS in samples[0].members else None)
@@ -96,12 +97,12 @@ def read_webdataset(
             ids[name] = shard
             members.append(member.name)
             locations.append((k, member.offset, member.size))
-        with MemberTexts(shard, near) as read:
-            for sample in samples:
-                if label is not None:
-                    raw.append((_label(read, sample, label), read.where(sample)))
-                if captions is not None:
-                    texts.append(_lines(read(sample, captions)))
+        read = MemberTexts(shard, file)
+        for sample in samples:
+            if label is not None:
+                raw.append((_label(read, sample, label), read.where(sample)))
+            if captions is not None:
+                texts.append(_lines(read(sample, captions)))
     if not ids:
         raise DataError(f"{root} holds no images")
     names = _class_names(shards[0].parent) if label_names is None else label_names
@@ -111,10 +112,10 @@ def read_webdataset(
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
 
 
-def _samples(shard: Path, near: Path, image: str | None) -> list[ShardSample]:
+def _samples(shard: Path, file: IO[bytes], image: str | None) -> list[ShardSample]:
     groups: dict[str, dict[str, Member]] = {}
     last = None
-    for member in tar_members(shard, near):
+    for member in tar_members(shard, file):
         key, extension = split_name(member.name)
         if key is None:
             continue
@@ -153,27 +154,27 @@ def _image(shard: Path, key: str, members: dict[str, Member], image: str | None)
     raise DataError(f"{shard}: the sample {key} has no image ({', '.join(known)}), only {has}")
 
 
-def tar_members(shard: Path, near: Path | None = None) -> list[Member]:
+def tar_members(shard: Path, file: IO[bytes] | None = None) -> list[Member]:
     """`walk_tar`, cached for an unchanged file."""
     try:
-        rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard, near)))
+        rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard, file)))
     except OSError as error:
         raise DataError(f"{shard}: cannot be read ({error.strerror or error}); copy it again") from None
     return [Member(*row) for row in rows]
 
 
-def walk_tar(shard: Path, near: Path | None = None) -> Iterator[Member]:
+def walk_tar(shard: Path, file: IO[bytes] | None = None) -> Iterator[Member]:
     """The files in a tar, in order; their bytes are not read.
 
     Args:
-        near: the file to read; default: the shard. Errors name the shard.
+        file: the opened file to read; default: the shard. Errors name the shard.
 
     Raises:
         DataError: a compressed, damaged or truncated tar; a link; an impossible size; a name that is
             absolute, leaves the folder or is not UTF-8.
     """
     check_regular(shard)
-    with (near or shard).open("rb") as file:
+    with shard.open("rb") if file is None else nullcontext(file) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         begin = file.read(_BLOCK)
@@ -216,17 +217,10 @@ def _member(shard: Path, info: tarfile.TarInfo) -> Member:
 
 
 class MemberTexts:
-    """Reads a shard's small members, from the file `near`: `read(sample, extension)` -> text."""
+    """Reads a shard's small members, from its opened file: `read(sample, extension)` -> text."""
 
-    def __init__(self, shard: Path, near: Path) -> None:
-        self.shard, self.near = shard, near
-
-    def __enter__(self) -> MemberTexts:
-        self._file = self.near.open("rb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __init__(self, shard: Path, file: IO[bytes]) -> None:
+        self.shard, self._file = shard, file
 
     def where(self, sample: ShardSample) -> str:
         return f"{self.shard}: {sample.key}"
