@@ -129,6 +129,7 @@ def _job(plan: SweepPlan, items: Sequence[SweepItem], part: str) -> SweepJob:
         runs=len(items),
         work=work,
         work_left=work,
+        missing=tuple(plan.missing_line(named=True)),
     )
 
 

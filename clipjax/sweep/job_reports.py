@@ -57,6 +57,7 @@ class SweepJob:
         work_left: of runs that are neither done nor failed.
         work_made: what this job itself did, in `seconds`.
         item: the run that it is at, since `item_time`.
+        missing: at most one line: data sets that the suite names and the plan did not find.
     """
 
     suite: str
@@ -79,6 +80,7 @@ class SweepJob:
     seconds: float = 0.0
     item: str | None = None
     item_time: float = 0.0
+    missing: tuple[str, ...] = ()
 
     @property
     def seconds_left(self) -> float | None:

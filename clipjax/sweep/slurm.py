@@ -31,7 +31,8 @@ START, LEAST, MOST = 30, 60, 24 * 60  # minutes: before the first run; of a time
 MEMORY = 16  # GB besides twice the weights of the largest model
 SCRIPT = r"""#!/bin/bash
 # {title}: a Slurm array with a job for each part of the sweep; made by clipjax sweep --submit slurm.
-# When it is through, clipjax sweep SUITE --collect lists what is missing.
+# Slurm does not make the folder of its output; before sbatch: mkdir -p {folder}
+# How far it is, what failed and what is missing: {status}
 #SBATCH --job-name={name}
 #SBATCH --array=1-{parts}
 #SBATCH --nodes=1
@@ -99,16 +100,27 @@ def array_for(plan: SweepPlan, machine: MachineRates, parts: int | None = None) 
     return SlurmArray(parts, min(max(minutes, LEAST), MOST), MEMORY + 8 * math.ceil(2 * weights / 8e9))
 
 
-def script(suite: str, array: SlurmArray, command: Sequence[str], logs: Path) -> str:
+def script(suite: str, array: SlurmArray, command: Sequence[str], logs: Path, status: Sequence[str]) -> str:
     """The array's script.
 
     Args:
         suite: its name.
         command: runs one part, but for `--shard` and `--distributed`.
         logs: the file of a job's output, in which Slurm replaces %A and %a.
+        status: the command that shows how far the sweep is.
+
+    Raises:
+        UsageError: Slurm would read another name from the path of the output.
     """
+    if re.search(r'["\\%]|[^\x20-\U0010ffff]', str(logs.parent)):
+        raise UsageError(
+            f"{str(logs.parent)!r}: Slurm cannot write to a path with quotes, backslashes, % or line breaks: "
+            "give --results another folder"
+        )
     return SCRIPT.format(
-        title=suite,
+        title=one_line(suite),
+        folder=shlex.quote(str(logs.parent)),
+        status=one_line(shlex.join(status)),
         name="clipjax-" + re.sub(r"[^\w.-]", "_", suite),
         parts=array.parts,
         memory=array.gigabytes,

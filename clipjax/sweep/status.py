@@ -27,11 +27,13 @@ class SweepStatus:
         rows: one per job, as `HEADER`.
         failed: runs that failed and have not succeeded since.
         lines: the sums, and what they rest on.
+        missing: at most one line: the data sets that the suite names and that are not there.
     """
 
     rows: list[list[str]]
     failed: list[FailedRun]
     lines: list[str]
+    missing: list[str]
 
 
 def status(suite: str, results: str | os.PathLike[str]) -> SweepStatus:
@@ -54,7 +56,8 @@ def status(suite: str, results: str | os.PathLike[str]) -> SweepStatus:
     records = FailedRuns(results).all()
     names = dict.fromkeys(name for job in shown for name in job.failed)
     failed = [records[name] for name in names if name in records]
-    return SweepStatus([_row(job, now) for job in shown], failed, _lines(latest, now))
+    missing = [*dict.fromkeys(line for job in latest for line in job.missing)]
+    return SweepStatus([_row(job, now) for job in shown], failed, _lines(latest, now), missing)
 
 
 def _row(job: SweepJob, now: float) -> list[str]:

@@ -13,7 +13,7 @@ from _stub_commands import commands
 from _sweep_world import RUNS, rows_of, sweep
 from typer.testing import Result
 
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, UsageError
 from clipjax.estimates.hours import load_machines
 from clipjax.results.store import ResultStore
 from clipjax.sweep.plan import make_plan
@@ -48,7 +48,8 @@ print("7;cluster")
 
 def written(folder: Path) -> Path:
     """The script of a sweep of eight parts."""
-    text = script("study", SlurmArray(8, 90, 24), ["clipjax", "sweep", "my suite.toml"], Path("%A_%a.log"))
+    logs, status = folder / "my logs" / "%A_%a.log", ["clipjax", "sweep", "my suite.toml", "--status"]
+    text = script("study", SlurmArray(8, 90, 24), ["clipjax", "sweep", "my suite.toml"], logs, status)
     (folder / "job.sh").write_text(text)
     return folder / "job.sh"
 
@@ -70,6 +71,19 @@ def test_the_script_parses_and_asks_for_what_the_plan_needs(tmp_path: Path) -> N
     assert {"--array=1-8", "--time=01:30:00", "--mem=24G", "--requeue", "--job-name=clipjax-study"} <= {
         *asked
     }
+
+
+def test_the_script_names_the_folder_to_make_and_the_command_that_shows_how_far_it_is(tmp_path: Path) -> None:
+    text = written(tmp_path).read_text()
+    assert f"; before sbatch: mkdir -p '{tmp_path}/my logs'\n" in text
+    assert ": clipjax sweep 'my suite.toml' --status\n" in text
+    assert f'#SBATCH --output="{tmp_path}/my logs/%A_%a.log"\n' in text
+
+
+@pytest.mark.parametrize("name", ['a"b', "a%jb", "a\\b", "a\nb"])
+def test_a_path_that_slurm_reads_differently_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="Slurm cannot write to a path with quotes"):
+        script("study", SlurmArray(8, 90, 24), ["clipjax"], Path(name) / "%A_%a.log", ["clipjax"])
 
 
 @pytest.mark.parametrize(("code", "again"), [(0, 0), (1, 0), (75, 1)])
@@ -122,6 +136,8 @@ def test_the_dry_run_prints_the_script_with_the_options_that_were_given(suite: P
         assert f" {part} " in line
     assert not {"--submit", "--dry-run", "--shares"} & {*line.split()}
     assert "#SBATCH --array=1-2\n" in shown.stdout
+    assert f"mkdir -p {tmp_path}/results/.sweeps\n" in shown.stdout
+    assert f": clipjax sweep {suite} --results {tmp_path}/results --status\n" in shown.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,16 +101,18 @@ def _submit(plan: SweepPlan, options: SweepOptions, machines: Sequence[MachineRa
     if queue in MACHINES:
         say(job_file(queue, plan.suite.name, array, ["clipjax", "sweep", *given]))
         return
-    text = script(plan.suite.name, array, [sys.executable, "-m", "clipjax", "sweep", *given], logs)
+    status = ["clipjax", "sweep", str(options.suite), "--results", str(options.results), "--status"]
+    text = script(plan.suite.name, array, [sys.executable, "-m", "clipjax", "sweep", *given], logs, status)
     if options.dry_run:
         say(text)
         return
     number, time = submit(text, logs), duration(60 * array.minutes)
     say(f"array {number}: {counted(array.parts, 'job')} of at most {time} and {array.gigabytes} GB")
-    say(f"how far they are: clipjax sweep {options.suite} --results {options.results} --status")
+    say(f"how far they are: {shlex.join(status)}")
 
 
 def _show_status(options: SweepOptions) -> None:
+    """Raises DataError if a run failed or a data set is missing."""
     from clipjax.results.runs.failed_runs import FailedRuns
     from clipjax.sweep.status import HEADER, status
 
@@ -122,6 +125,12 @@ def _show_status(options: SweepOptions) -> None:
     say()
     for line in found.lines:
         say(line)
+    if found.failed or found.missing:
+        names = f" (missing: {'; '.join(found.missing)})" if found.missing else ""
+        raise DataError(
+            f"the sweep is not whole, {counted(len(found.failed), 'run')} failed{names}: run it again when "
+            "its jobs have ended; it does what is missing"
+        )
 
 
 def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
