@@ -26,7 +26,7 @@ def dataset_of(request: Request) -> Dataset:
             wanted = (
                 "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
             )
-            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
+            raise UsageError(f"say where {wanted} is: --data FOLDER (root=FOLDER in Python)")
         dataset, root = None, dataset
     if dataset is not None:
         return load_dataset(dataset, root)

@@ -153,6 +153,12 @@ def test_what_cannot_be_written_is_refused_first(world: Path, tmp_path: Path) ->
         (["--data", world / "pets", "--out", "gs://b/c"], "give a folder of this disk"),
         (["--data", world / "pets", "--out", tmp_path / "x", "--format", "csv"], "unknown format 'csv'"),
         (["--out", tmp_path / "x"], "say what to embed: images (--data FOLDER), texts (--texts FILE)"),
+        (["--texts", world / "texts.txt", "--limit", 3, "--out", tmp_path / "x"], "--limit has no effect"),
+        (
+            ["--texts", "x", "--on-error", "skip", "--decode", "full", "--out", tmp_path / "x"],
+            "--decode, --on-error have no effect without --data",
+        ),
+        (["--dataset", "imagenet_r", "--out", tmp_path / "x"], "is: --data FOLDER (root=FOLDER in Python)"),
         (["--data", tmp_path / "none", "--out", tmp_path / "x"], "does not exist"),
     ):
         assert said in refused(*start, *words)

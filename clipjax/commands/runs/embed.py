@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
+from clipjax.commands.shared.exclusions import on_command_line, refuse_without
 from clipjax.commands.shared.facts import FactOptions
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import AnyModelOption, CardOption, NameOption, OutFolderOption
@@ -33,6 +34,7 @@ class EmbedOptions:
         "Speed and storage": ("store", "pixel_store", "pixel_budget"),
         "Output": ("out", "form"),
     }
+    context: typer.Context
     model: AnyModelOption = None
     card: CardOption = None
     name: NameOption = None
@@ -69,6 +71,9 @@ def embed(options: EmbedOptions) -> None:
     if options.model is None:
         raise UsageError("say which model embeds: --model MODEL")
     request = options.request
+    if request["dataset"] is None and request["root"] is None:
+        of_images = ("limit", "seed", "decode", "on_error")
+        refuse_without("--data", on_command_line(options.context, of_images))
     datasets, roots = (request["dataset"],), (request["root"],)
     check_names(evaluated=(options.model,), card=options.card, datasets=datasets, roots=roots)
     from clipjax.embeddings.exported_files import check_target
