@@ -377,7 +377,7 @@ def _check_listing(card: DatasetCard, root: str | Path, manifest: Manifest) -> N
     """Raises DataError if a listing far away gave another number of images than the card's: it may be cut."""
     if isinstance(as_path(root), BucketPath) and card.images not in (None, len(manifest)):
         raise DataError(
-            f"{root} holds {counted(len(manifest), 'image')}, not the {card.images} of the card of "
+            f"{as_path(root)} holds {counted(len(manifest), 'image')}, not the {card.images} of the card of "
             f"{card.name}: what its server listed may not be all; run again, or correct the card"
         )
 

@@ -217,6 +217,7 @@ def _measured(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunF
 def _alike(rows: Sequence[Row], choice: RunFilter) -> tuple[list[Row], dict[str, str]]:
     """Each model's newest run of the way that most models share, and why other models have none."""
     asked = {"prompts": choice.prompts, "precision": choice.precision, "label_space": choice.labels}
+    flags = {"label_space": "labels"}
     asked = {name: value for name, value in asked.items() if value is not None}
     fitting = [row for row in rows if all(_ways(row).get(k, v) == v for k, v in asked.items())]
     every = {canonical_json(_ways(row)): _ways(row) for row in fitting}  # the newest last
@@ -228,7 +229,7 @@ def _alike(rows: Sequence[Row], choice: RunFilter) -> tuple[list[Row], dict[str,
     }
     groups = [[row for row in fitting if _agrees(_ways(row), ways)] for ways in candidates.values()]
     if not groups:
-        raise DataError(f"no run has {', '.join(f'--{name} {value}' for name, value in asked.items())}")
+        raise DataError(f"no run has {', '.join(f'--{flags.get(k, k)} {v}' for k, v in asked.items())}")
     best = max(
         range(len(groups)), key=lambda k: (len({*map(model_name, groups[k])}), is_whole(groups[k][-1]), k)
     )

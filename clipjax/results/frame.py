@@ -50,13 +50,13 @@ def load_results(
 
     Raises:
         UsageError: the library of the frame is not installed.
-        DataError: the folder is missing, or a run in it is damaged.
+        DataError: the folder is missing or holds no run, or a run in it is damaged.
     """
     if as_ not in FRAMES:
         raise unknown_name("frame", as_, list(FRAMES))
     library = _library(as_)
     store = ResultStore(folder)
-    store.check_root(exists=True)
+    store.check_runs()
     rows = with_imported(store.rows(every=every))
     frame = _frame(as_, row_table(rows))
     if as_ == "pandas":

@@ -96,6 +96,14 @@ class ResultStore:
         if not isinstance(self.root, BucketPath):
             check_folder(self.root, "a folder of results", written=written)
 
+    def check_runs(self) -> None:
+        """Raises DataError if the root is absent, a file, or holds no run."""
+        self.check_root(exists=True)
+        if not self.run_ids():
+            raise DataError(
+                f"{self.root} holds no results; give the folder that `clipjax eval --results` wrote to"
+            )
+
     def add(self, rows: Sequence[AnyRow], images: Mapping[str, Any] | None = None) -> Path:
         """Write one run, with one `run_id`; returns its folder. Nothing of it remains after an error.
 

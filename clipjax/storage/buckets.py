@@ -67,6 +67,10 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     scheme, rest = found[1], text[found.end() :]
     if scheme in _LOCAL:
         return Path("/" + rest)
+    if scheme in WEB and not rest.strip("/"):
+        raise UsageError(f"{text} names no server; write {scheme}://HOST/PATH")
+    if scheme == "hf" and not re.match("datasets/[^/]+/[^/]+", rest):
+        raise UsageError(f"{text} names no data set of the hub; write hf://datasets/ORG/NAME")
     if not rest:
         raise UsageError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER")
     _refuse_secrets(scheme, rest)

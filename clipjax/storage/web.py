@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -199,6 +200,8 @@ def _failure(error: Exception) -> Refused | MayPass:
         return MayPass(f"nothing came for {SILENT_S:g} s")
     if isinstance(error, ValueError | urllib3.exceptions.LocationValueError):
         return Refused("it is not a valid address")
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return MayPass("its host was not found")
     why = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
     return MayPass(f"the connection broke ({why or 'closed by the server'})")
 

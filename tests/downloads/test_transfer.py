@@ -122,6 +122,11 @@ def test_a_connection_that_always_breaks_before_the_first_byte(getting: Getting,
     assert getting.left() == []
 
 
+def test_a_host_that_is_not_found(getting: Getting) -> None:
+    with pytest.raises(DataError, match=r"its host was not found, 3 times in a row"):
+        getting.get(f"http://no-such-host.invalid/{NAME}")
+
+
 def test_nothing_listens(getting: Getting) -> None:
     with pytest.raises(DataError, match=r"the connection broke \(Connection refused\), 3 times in a row"):
         getting.get(f"http://127.0.0.1:9/{NAME}")

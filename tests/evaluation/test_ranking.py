@@ -252,6 +252,8 @@ def test_a_number_that_is_no_share_of_images_is_refused(tmp_path):
         rank_models(tmp_path, "mean_per_class")
     with pytest.raises(DataError, match="no run has --precision fast"):
         rank_models(tmp_path, "mean_per_class", choice=RunFilter(precision="fast"))
+    with pytest.raises(DataError, match="no run has --labels x"):
+        rank_models(tmp_path, "mean_per_class", choice=RunFilter(labels="x"))
 
 
 @pytest.mark.parametrize("option", ["--family", "--side"])

@@ -240,3 +240,8 @@ def test_the_images_are_a_second_frame(tmp_path: Path) -> None:
     frame = clipjax.load_results(tmp_path, images=True)[1]
     assert frame.groupby("model").size().to_dict() == {"m_0": 2, "m_1": 1, "m_2": 1}
     assert clipjax.load_results(tmp_path, as_="polars", images=True)[1].shape == (4, 9)
+
+
+def test_a_folder_without_runs_is_refused_by_load_results_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no results; give the folder that `clipjax eval --results`"):
+        clipjax.load_results(tmp_path)

@@ -58,6 +58,11 @@ def test_a_url_is_a_path_on_a_bucket():
     assert as_path("file:///tmp/x") == Path("/tmp/x")
     with pytest.raises(UsageError, match="names no bucket"):
         as_path("s3://")
+    with pytest.raises(UsageError, match="https:// names no server; write https://HOST/PATH"):
+        as_path("https://")
+    for part in ("hf://datasets/a", "hf://a/b/c", "hf://"):
+        with pytest.raises(UsageError, match=f"^{part} names no data set of the hub; write hf://datasets/"):
+            as_path(part)
 
 
 @pytest.mark.parametrize(

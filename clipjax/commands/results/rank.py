@@ -54,7 +54,7 @@ class RankOptions:
     prompts: OnlyPromptsOption = None
     precision: OnlyPrecisionOption = None
     labels: OnlyLabelsOption = None
-    draws: Annotated[int, typer.Option(min=1000, help="Draws of the models' means.")] = 10_000
+    draws: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Draws of the models' means.")] = 10_000
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0
     as_json: JsonOption = False
     PANELS: ClassVar = {

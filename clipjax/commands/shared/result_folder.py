@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.output import say
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.results.row import Row
@@ -36,7 +36,7 @@ def checked(folder: Path) -> ResultStore:
     found.check_root(exists=True)
     if not found.run_ids():
         warn_left_out(found)
-        raise DataError(f"{folder} holds no results; give the folder that `clipjax eval --results` wrote to")
+        found.check_runs()
     return found
 
 

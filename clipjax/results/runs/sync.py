@@ -73,7 +73,7 @@ def sync_results(
         known = set(others if source is ours else own)
         for run in (each for each in runs if each not in known):
             progress(f"{run} -> {target.root}")
-            if dry_run or _copied(source, target, run, done):
+            if _copied(source, target, run, done, dry_run):
                 copied.append(run)
     with ThreadPoolExecutor(REQUESTS) as pool:  # on a bucket each is a request
         compared = pool.map(lambda run: _compared(ours, theirs, run), sorted(set(own) & set(others)))
@@ -81,8 +81,8 @@ def sync_results(
     return done
 
 
-def _copied(source: ResultStore, target: ResultStore, run: str, done: Synced) -> bool:
-    """Whether this process added the run; a damaged run or a conflict is a problem, and others go on.
+def _copied(source: ResultStore, target: ResultStore, run: str, done: Synced, dry_run: bool) -> bool:
+    """Whether this process added the run, or would; a damaged run or a conflict is a problem.
 
     Raises DataError if the target cannot be written, or a bucket does not answer.
     """
@@ -94,7 +94,7 @@ def _copied(source: ResultStore, target: ResultStore, run: str, done: Synced) ->
         done.problems.append(str(error))
         return False
     try:
-        return _write(target, run, files)
+        return dry_run or _write(target, run, files)
     except FileExistsError:
         done.problems.append(_conflict(source, target, run))
     except DataError as error:

@@ -75,6 +75,9 @@ def test_damage_and_conflicts_stay_where_they_are(tmp_path: Path, there: Any) ->
     path.write_bytes(path.read_bytes().replace(b"0.1", b"0.2", 1))
     changed.write_bytes(changed.read_bytes() + b" ")
     whole, before = add(mine, 8), contents(there)
+    planned = invoke(there, mine, "--dry-run")
+    assert f"{there}: 1 run would be added" in planned.stdout
+    assert "2 runs not copied: " in str(planned.exception)
     done = invoke(there, mine)
     assert f"{there}: 1 run added" in done.stdout
     assert "2 runs not copied: " in str(done.exception)
