@@ -184,7 +184,7 @@ def test_a_bad_day_of_the_server(server: FileServer, expected: Manifest, how: di
         (Content(statuses=[503] * 99), r"1\.tar: could not read it 5 times in a row \(HTTP 503"),
         (Content(statuses=[403] * 99), r"1\.tar: the server does not let you read it \(HTTP 403"),
         (Content(TARS["1.tar"][:-2000]), r"1\.tar: not a whole tar file"),
-        (Content(b"<html>Sign in</html>"), r"1\.tar: not a whole tar file"),
+        (Content(b"<html>Sign in</html>"), r"1\.tar is a web page, not a tar file: give the address of"),
         (
             Content(TARS["1.tar"], location="/set/1.tar"),
             r"1\.tar: could not read it \(it redirects more than",
@@ -293,6 +293,13 @@ def test_a_folder_of_a_web_server_is_not_listed(server: FileServer) -> None:
         server.files |= index
         with pytest.raises(DataError, match="/set: a web server has no folders to list: name the shards"):
             dataset_of(Request(root=f"{server.url}/set", dataset="folder"))
+
+
+def test_the_number_of_a_listing_names_the_address(server: FileServer) -> None:
+    url = f"{server.url}/set/0.tar"
+    card = DatasetCard(name="few", title="few", reader="webdataset", images=9)
+    with pytest.raises(DataError, match=f"^{url} holds 4 images, not the 9 of the card"):
+        load_dataset(card, Path(url))
 
 
 def test_nothing_secret_is_in_an_error(server: FileServer) -> None:

@@ -26,6 +26,7 @@ from clipjax.errors import DataError
 from clipjax.storage.digests import remembered
 from clipjax.storage.local_copies import nearby, versions_to_copy
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
+from clipjax.storage.web import is_page
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
 CLASSES = "classnames.txt"  # beside or above CLIP_benchmark's shards: the classes in label order
@@ -183,6 +184,8 @@ def walk_tar(shard: Path, file: IO[bytes] | None = None) -> Iterator[Member]:
                 raise DataError(
                     f"{shard} is compressed and cannot be read at random; unpack it: {tool} {shard}"
                 )
+        if is_page(begin):
+            raise DataError(f"{shard} is a web page, not a tar file: give the address of the file itself")
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
