@@ -52,6 +52,7 @@ def test_the_difference_that_images_tell(oracle):
     """That of the exact test is a little above the formula's."""
     for row in rows(oracle, "detectable", "detectable_columns")[::4]:
         found = power.detectable(int(row["n"]), row["D"])
+        assert found is not None
         assert row["d"] < found < 1.06 * row["d"]
         assert power.exact_power(int(row["n"]), row["D"], found) == pytest.approx(0.8, abs=1e-5)
     assert power.detectable(10, 0.1) is None
