@@ -62,8 +62,9 @@ def bar(name: str) -> None:
 
 
 def wait_for(file: Path) -> None:
+    """Wait until a process has written its number there: a file is empty for a moment."""
     for _ in range(600):
-        if file.exists():
+        if file.exists() and file.stat().st_size:
             return
         time.sleep(0.1)
     raise TimeoutError(file)
