@@ -20,7 +20,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from clipjax.storage import buckets
+from clipjax.storage.remote import buckets
 
 URL, PLAIN = "fake://bucket", "plain://bucket"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.evaluation.compare import Comparison
+from clipjax.evaluation.comparison.compare import Comparison
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.tasks.task import Measure, find_task
 

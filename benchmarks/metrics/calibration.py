@@ -1,6 +1,6 @@
 """ECE of 50,000 images, against a NumPy loop over the bins; and the time to fit a temperature.
 
-    python benchmarks/metrics/calibration.py
+    python benchmarks/metrics/confidence/calibration.py
 
 The loop is the usual one: mask the images of a bin, average, next bin. Both sides get NumPy arrays and return
 a number; ours includes its checks and the transfer to the device and back. The temperature is fitted on
@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from benchmarks import common
-from clipjax.metrics import calibration
+from clipjax.metrics.confidence import calibration
 
 
 def main(

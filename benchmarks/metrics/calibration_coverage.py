@@ -22,7 +22,7 @@ import typer
 from scipy.special import expit, logit
 
 from benchmarks import common
-from clipjax.metrics.calibration import bin_of, equal_mass_edges, equal_width_edges
+from clipjax.metrics.confidence.calibration import bin_of, equal_mass_edges, equal_width_edges
 from clipjax.metrics.uncertainty import calibration_error as ce
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, percentile_interval
 

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from benchmarks import common
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.metrics.uncertainty.bootstrap import (
     RESAMPLES,
     Resampling,

@@ -17,7 +17,7 @@ import scipy.special
 import typer
 
 from benchmarks import common
-from clipjax.metrics import conformal, selective, smooth_calibration
+from clipjax.metrics.confidence import conformal, selective, smooth_calibration
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, percentile_interval
 
 MILLION = 1_000_000

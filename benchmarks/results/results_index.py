@@ -89,7 +89,7 @@ def main(
         for name, call in STEPS.items():
             with unittest.mock.patch.multiple(RunIndex, rows=lambda *_: None, save=lambda _: None):
                 from_runs = seconds(lambda call=call: call(store.root))
-            store.rows()  # writes the index, if there is none
+            store.rows()  # writes the index where it is missing
             found = seconds(lambda call=call: call(store.root))
             results |= {name: {"from the runs": from_runs, "through the index": found}}
             for way, (clock, processor) in results[name].items():

@@ -30,9 +30,9 @@ from clipjax.checkpoints.origin import AdapterParts, Location
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.registry import Registry
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.formats.safetensors import write_tensors
+from clipjax.storage.remote.buckets import BucketPath, as_path
 from clipjax.storage.writing import restore_folder
 from converters.sources import open_source
 

@@ -21,8 +21,8 @@ from clipjax.checkpoints.classes import head_classes
 from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.models.outputs import one_layer
-from clipjax.storage.buckets import as_path
 from clipjax.storage.formats.safetensors import write_safetensors
+from clipjax.storage.remote.buckets import as_path
 from converters.engine import ConversionError, export, export_layout, flatten
 from converters.table import Table, load_table, table_names
 from converters.torch_files.writing import write_torch

@@ -14,9 +14,9 @@ from typing import Any
 from clipjax.checkpoints.card import CARD
 from clipjax.config import cache_dir
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.publishing import is_unfinished
+from clipjax.storage.remote.buckets import BucketPath, as_path
+from clipjax.storage.remote.publishing import is_unfinished
 from clipjax.storage.writing import draft_folder, flush, restore_folder, writing
 from converters.hub import PRISMATIC
 

@@ -30,7 +30,7 @@ from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
 from clipjax.models.precision import PRECISION_OF, Dtype, known_dtype
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.buckets import as_path
 from converters.engine import flatten
 
 

@@ -28,11 +28,11 @@ from clipjax.checkpoints.card import ADAPTER, CARD, LABELS, WEIGHTS
 from clipjax.checkpoints.origin import Origin
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.formats.safetensors import write_tensors
-from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
 from clipjax.storage.reading import exists, parse_json, read_json
+from clipjax.storage.remote.buckets import BucketPath, as_path
+from clipjax.storage.remote.publishing import forget, is_unfinished, publish, working_copy
 from clipjax.storage.writing import whole_folder, write_flushed, writing
 from converters.engine import Conversion, conversion_of, flatten, nest
 from converters.sources import open_source

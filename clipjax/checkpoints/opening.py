@@ -52,9 +52,9 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.formats.gguf import is_gguf
 from clipjax.storage.formats.tensors import Source
+from clipjax.storage.remote.buckets import BucketPath, as_path
 from converters.engine import Conversion
 from converters.foreign import read_foreign_card, read_label_names
 from converters.hub import CONFIG_NAMES, PRISMATIC, LocalCheckpoint, resolve_source

@@ -161,7 +161,7 @@ def pack(
     from clipjax.evaluation.data_set import dataset_of
     from clipjax.evaluation.request import Request
     from clipjax.progress import progress_bar
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
 
     refuse_within(data, out)
     manifest = dataset_of(Request(dataset=dataset, root=data)).manifest

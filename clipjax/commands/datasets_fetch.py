@@ -136,16 +136,12 @@ def run_fetch(
 
 
 def suite_cards(name: str, root: Path) -> dict[str, DatasetCard]:
-    """Data set -> card, of a suite's data sets that have files and no folder of their own.
-
-    Raises UsageError or DataError as `load_suite`.
-    """
-    from clipjax.sweep.data_sets import data_sets_of
+    """Data set -> card, as `cards_to_fetch`. Raises UsageError or DataError as `load_suite`."""
+    from clipjax.sweep.data_sets import cards_to_fetch, data_sets_of
     from clipjax.sweep.suite import load_suite
 
     suite = load_suite(name, data_root=root)
-    cards = {needed.card.name: needed.card for needed in data_sets_of(suite)}
-    return {name: card for name, card in cards.items() if card.files and name not in suite.data}
+    return cards_to_fetch(suite, data_sets_of(suite))
 
 
 def check_accepted(accepted: Sequence[str], bundles: Sequence[Bundle]) -> None:

@@ -103,8 +103,8 @@ def export(
 
 def _existing(store: Path | None, pixels: bool) -> Path:
     """The store in a folder. Only the user's cache may be missing: it then counts as empty."""
-    from clipjax.storage.buckets import as_path
     from clipjax.storage.reading import exists
+    from clipjax.storage.remote.buckets import as_path
 
     if pixels:
         refuse_beside("--pixels", {"--store": store})

@@ -39,9 +39,9 @@ from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import READERS, find_reader
 from clipjax.entry_points import cached
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted, unknown_name
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.reading import read_lines, read_toml
 from clipjax.storage.records import read
+from clipjax.storage.remote.buckets import BucketPath, as_path
 
 Variant = dict[str, str | int]
 
@@ -301,7 +301,7 @@ def _check_file_variants(path: Path, record: dict[str, Any], values: set[str | i
             if value not in values:
                 known = ", ".join(map(str, values)) or "none, it has no variants"
                 raise DataError(
-                    f"{path}: files: variants of {file.get('name')!r}: {value!r} is no variant of the card; "
+                    f"{path}: files: variants of {file.get('name')!r}: the card has no variant {value!r}; "
                     f"known: {known}"
                 )
 

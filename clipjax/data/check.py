@@ -24,8 +24,8 @@ from clipjax.data.questions import questions_of
 from clipjax.data.readers.reader import ARCHIVES, CLASS_FOLDERS, IMAGES, find_reader
 from clipjax.data.readers.walk import FolderEntry, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted, some_of
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
+from clipjax.storage.remote.buckets import as_path
 
 PACKED = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers ignore

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from clipjax.data.card_files import NEEDS, CardFile
 from clipjax.errors import readable_bytes
-from clipjax.storage.web import shown
+from clipjax.storage.remote.web import shown
 
 
 def size_words(file: CardFile) -> str:

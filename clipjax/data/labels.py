@@ -18,9 +18,9 @@ from typing import Literal, get_args
 
 from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import check_exists, exists, is_file, read_csv, read_json, read_lines, read_toml
+from clipjax.storage.remote.buckets import as_path
 
 ProjectionKind = Literal["select", "max", "mean_prob"]
 

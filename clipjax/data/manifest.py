@@ -22,9 +22,9 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError
 from clipjax.guards import at_least
-from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file
+from clipjax.storage.remote.buckets import REQUESTS, BucketPath, as_path
 
 Progress = Callable[[int], object]
 

@@ -34,10 +34,10 @@ from clipjax.data.readers.packed import (
 from clipjax.data.readers.webdataset import CLASSES, split_name, walk_tar
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.guards import at_least
-from clipjax.storage.buckets import BucketError, BucketPath, as_path
 from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir, is_file
+from clipjax.storage.remote.buckets import BucketError, BucketPath, as_path
 from clipjax.storage.writing import put_bytes, sweep, whole_file
 
 PLAN = "packing.json"  # exists until the folder is finished

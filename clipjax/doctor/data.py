@@ -11,7 +11,7 @@ from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError, counted, readable_bytes, some_of
-from clipjax.storage.buckets import BucketPath
+from clipjax.storage.remote.buckets import BucketPath
 
 if TYPE_CHECKING:
     from clipjax.evaluation.data_folder import DataFolder

@@ -10,7 +10,7 @@ from clipjax.config import cache_dir
 from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
 from clipjax.errors import readable_bytes
-from clipjax.storage.buckets import BucketPath, as_path
+from clipjax.storage.remote.buckets import BucketPath, as_path
 
 LITTLE_DISK = 5 * 10**9  # a few checkpoints
 

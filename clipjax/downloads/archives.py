@@ -13,10 +13,11 @@ from clipjax.downloads.tars import is_tar, unpack_tar
 from clipjax.downloads.zips import unpack_zip
 from clipjax.errors import DataError
 from clipjax.storage.reading import check_regular
+from clipjax.storage.remote.web import is_page
 
 _BEGIN = 1024
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06")
-_PAGES = (b"<html", b"<!doctype html", b"<error>")  # the last: Amazon's and Google's storage
+_FAILURE = b"<error>"  # in what Amazon's and Google's storage answer in place of a file
 _WORDS = {
     "tar": "a tar archive",
     "zip": "a zip archive",
@@ -56,8 +57,8 @@ def content_kind(path: Path) -> str:
         return "zip"
     if is_tar(path):
         return "tar"
-    text = begin.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return "html" if text.startswith(b"<") and any(page in text for page in _PAGES) else "plain"
+    answer = begin.lstrip().startswith(b"<") and _FAILURE in begin.lower()
+    return "html" if answer or is_page(begin) else "plain"
 
 
 def check_kind(file: CardFile, path: Path) -> None:
@@ -102,9 +103,9 @@ def unpack(
             add up to the archive's size.
 
     Raises:
-        DataError: the file is no archive, damaged or encrypted; a member would leave the folder, is a link or
-            a device, or has the name of another; too much would come out; no member is wanted; the disk is
-            full.
+        DataError: the file is not an archive, or it is damaged or encrypted; a member would leave the folder,
+            is a link or a device, or has the name of another; too much would come out; no member is wanted;
+            the disk is full.
     """
     kind = content_kind(path)
     if kind not in ("tar", "zip"):

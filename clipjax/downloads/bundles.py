@@ -100,6 +100,12 @@ def _cards_of(name: str, known: dict[str, DatasetCard]) -> list[DatasetCard]:
     return family
 
 
+def bytes_unpacked(bundles: Iterable[Bundle]) -> int:
+    """About how many bytes the bundles contain, those of unknown size left out."""
+    files = {file.identity: file for bundle in bundles for file in bundle.files}
+    return sum(file.unpacked or file.size or 0 for file in files.values())
+
+
 def bundles_of(cards: Iterable[DatasetCard], root: Path) -> list[Bundle]:
     """The cards' bundles, in the order of the cards.
 

@@ -21,7 +21,7 @@ from typing import Literal
 from clipjax.data.card_files import NEEDS, CardFile
 from clipjax.data.cards import DatasetCard
 from clipjax.downloads.arrangement import find_arrangement
-from clipjax.downloads.bundles import Bundle
+from clipjax.downloads.bundles import Bundle, bytes_unpacked
 from clipjax.downloads.downloads import downloading
 from clipjax.downloads.installation import FileOnDisk, absent_cards, complete, drop_draft, prepare
 from clipjax.downloads.part_file import part_of
@@ -29,8 +29,8 @@ from clipjax.downloads.receipts import FetchedFile, FetchFolders, Receipt
 from clipjax.downloads.transfer import Downloaded, existing
 from clipjax.errors import ClipjaxError, DataError, readable_bytes
 from clipjax.progress import progress_bar
-from clipjax.storage.buckets import refuse_url
 from clipjax.storage.reading import exists, is_file
+from clipjax.storage.remote.buckets import refuse_url
 
 State = Literal["there", "fetched", "by hand", "not accepted", "failed"]
 
@@ -71,7 +71,7 @@ class Fetch:
         root: the data root.
         accepts: whether the user accepts a bundle's sentences (`Bundle.asks`).
         password: the password of an encrypted file, typed by the user. Raises UsageError if nobody can.
-        source: a folder of files that the user has already; None: there is none.
+        source: a folder of files that the user has already; None: the user has none.
         keep: whether downloaded files stay after their contents are in their places.
         tell: is called with a sentence about what goes on.
     """
@@ -221,8 +221,7 @@ def check_card(bundle: Bundle, folders: FetchFolders) -> None:
 def lack_of_space(work: Sequence[_Work], folders: FetchFolders) -> str | None:
     """Why the disk has too little room for the files and for what they contain; None if it has enough."""
     files = {folders.download(file): file for each in work for file in each.missing}
-    contents = {folders.download(file): file for each in work for file in each.bundle.files}
-    needed = sum(file.unpacked or file.size or 0 for file in contents.values())
+    needed = bytes_unpacked(each.bundle for each in work)
     for path, file in files.items():
         part = part_of(path)
         begun = part.stat().st_size if is_file(part) else 0

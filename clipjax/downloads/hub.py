@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from clipjax.storage.web import MayPass, Refused, check_status
+from clipjax.storage.remote.web import MayPass, Refused, check_status
 from converters.hub import hub_refusal, is_offline, quiet
 
 _PARTS = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?/(\S+)", re.ASCII)

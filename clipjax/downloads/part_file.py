@@ -23,7 +23,7 @@ from clipjax.errors import DataError
 from clipjax.storage.digests import canonical_json
 from clipjax.storage.reading import read_json
 from clipjax.storage.records import read
-from clipjax.storage.web import PIECE
+from clipjax.storage.remote.web import PIECE
 from clipjax.storage.writing import flush_folder, is_at, put_bytes
 
 _LOOK_S = 0.1  # seconds between looks at another writer's lock

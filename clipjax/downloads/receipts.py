@@ -73,7 +73,7 @@ class Receipt:
 
 
 def read_receipt(path: Path) -> Receipt | None:
-    """None if there is none. Raises DataError for a damaged one."""
+    """The receipt in a file; None if the file does not exist. Raises DataError for a damaged one."""
     with _damaged("verifies the data anew"):
         return read(Receipt, read_json(path), path) if exists(path) else None
 

@@ -20,7 +20,7 @@ from clipjax.downloads import part_file as parts
 from clipjax.downloads.hub import hub_file
 from clipjax.downloads.part_file import PartFile, PartOrigin, Stopped
 from clipjax.errors import DataError
-from clipjax.storage.web import MayPass, Refused, is_page, pieces, request, shown
+from clipjax.storage.remote.web import MayPass, Refused, is_page, pieces, request, shown
 
 ATTEMPTS = 6  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds before the second attempt; each further pause doubles
@@ -230,7 +230,7 @@ def _origin(source: _Source, response: requests.Response, file: CardFile) -> Par
 def _continues(response: requests.Response, origin: PartOrigin, start: int) -> bool:
     """Whether the answer to a request with a range goes on where the part of `start` bytes ends.
 
-    416 says that there is no byte after it, which is so where the part is whole.
+    416 means that the file ends there: the part is whole.
     """
     is_part, known = response.status_code == 206, origin.validator or ""
     is_tag = known.startswith('"')

@@ -74,7 +74,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _create(info: zipfile.ZipInfo, writer: MemberWriter) -> MemberFile | None:
-    """The new file of a member; None if it is none, or not wanted."""
+    """The new file of a member; None for a folder and for a member that is not wanted."""
     name, kind = _name(info), stat.S_IFMT(info.external_attr >> 16)
     if name.endswith("/"):
         writer.add_folder(name)

@@ -30,7 +30,7 @@ from clipjax.embeddings.sets import Span, StoredRows
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
 from clipjax.progress import Bar, progress_bar
-from clipjax.storage.buckets import BucketError
+from clipjax.storage.remote.buckets import BucketError
 
 T = TypeVar("T")
 AHEAD = 2  # steps that threads read at once

@@ -21,8 +21,8 @@ from clipjax.data.cards import (
 )
 from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, is_file
+from clipjax.storage.remote.buckets import as_path
 from clipjax.tasks.task import find_task
 from clipjax.tasks.task_names import TASKS, listed
 

@@ -8,8 +8,8 @@ from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset
 from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError, UsageError, visible
 from clipjax.evaluation.request import Request
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir
+from clipjax.storage.remote.buckets import as_path
 
 
 def dataset_of(request: Request) -> Dataset:

@@ -20,7 +20,7 @@ import numpy as np
 from clipjax.checkpoints.model import Model
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation.compare import Comparison, compare_runs
+from clipjax.evaluation.comparison.compare import Comparison, compare_runs
 from clipjax.evaluation.data_folder import in_one_line
 from clipjax.evaluation.plans.collection import CollectionPlan, plan
 from clipjax.evaluation.plans.execute import execute
@@ -33,7 +33,7 @@ from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for
 from clipjax.metrics.uncertainty.intervals import over_images_and
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.buckets import as_path
 
 ALPHA = 0.05  # of the verdicts of one table together
 

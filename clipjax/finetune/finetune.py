@@ -45,8 +45,8 @@ from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
 from clipjax.finetune.training.solve import TrainingResult, train
 from clipjax.finetune.training.trees import flatten
-from clipjax.storage.buckets import as_path
-from clipjax.storage.publishing import forget, working_copy
+from clipjax.storage.remote.buckets import as_path
+from clipjax.storage.remote.publishing import forget, working_copy
 from clipjax.storage.writing import write_bytes
 
 SHOTS, RECORD = "shots.json", "run.json"

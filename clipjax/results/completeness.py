@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from clipjax.data.cards import shipped_count
 from clipjax.results.row import AnyRow, PublishedReference, Row
-from clipjax.storage.buckets import readable
+from clipjax.storage.remote.buckets import readable
 
 
 def is_whole(row: AnyRow) -> bool:

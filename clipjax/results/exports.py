@@ -20,7 +20,7 @@ from clipjax.errors import unknown_name
 from clipjax.results.row import Row
 from clipjax.results.row_table import BATCH, batches, columns, json_texts, nested, schema
 from clipjax.results.tables import as_latex, as_markdown, csv_lines, summary_table
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.writing import flush, whole_file, writing
 
 BINARY = ("parquet", "arrow")

@@ -48,10 +48,10 @@ from clipjax.results.rows import (
 )
 from clipjax.results.runs.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.results.runs.run_index import RunIndex
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.reading import parse_json
 from clipjax.storage.records import read
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.writing import draft_folder, sweep_folder, write_flushed
 
 SCHEMA_VERSION = 1

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, as_path
 from clipjax.storage.local_files import keeps_ctime, mounted
+from clipjax.storage.remote.buckets import BLOCK, REQUESTS, BucketPath, as_path
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ import numpy as np
 from etils import epath
 
 from clipjax.errors import DataError
-from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import check_regular, exists, parse_json
 from clipjax.storage.records import read
+from clipjax.storage.remote.bucket_files import BucketFiles
 from clipjax.storage.shard import SCHEMA, pack, unpack
 
 _log = logging.getLogger(__name__)

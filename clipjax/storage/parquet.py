@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import as_path, readable
 from clipjax.storage.digests import Version, version_of
 from clipjax.storage.parquet_footer import RowGroup, read_footer
 from clipjax.storage.reading import check_regular
+from clipjax.storage.remote.buckets import as_path, readable
 
 MAX_VALUES = 20_000_000  # of one column of a file; lists count each element
 MAX_BYTES = 2 * 2**30  # of values read at once: a row group of images, or a table

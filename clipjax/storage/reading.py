@@ -1,6 +1,6 @@
 """Small files that a user may have damaged: every fault is a `DataError` with the file (and line).
 
-A path may be a URL (`clipjax.storage.buckets`).
+A path may be a URL (`clipjax.storage.remote.buckets`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath
+from clipjax.storage.remote.buckets import BucketPath
 
 AnyPath = Path | epath.Path
 

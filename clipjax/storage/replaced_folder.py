@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_file, sha256_files
 from clipjax.storage.reading import is_file, read_json
+from clipjax.storage.remote.buckets import BucketPath, as_path
 from clipjax.storage.writing import writing
 
 

@@ -24,12 +24,12 @@ import numpy as np
 from etils import epath
 
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.entry import Entry, EntryManifest, EntryRecord, key_hash, read_record
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import BucketPath, as_path, check_folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath, as_path
-from clipjax.storage.publishing import uploading
+from clipjax.storage.remote.buckets import BucketPath, as_path
+from clipjax.storage.remote.publishing import uploading
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -65,6 +65,12 @@ def data_sets_of(suite: Suite) -> list[NeededData]:
     ]
 
 
+def cards_to_fetch(suite: Suite, needed: Sequence[NeededData]) -> dict[str, DatasetCard]:
+    """The cards of needed data sets that have files, and no folder that the suite names."""
+    cards = {each.card.name: each.card for each in needed}
+    return {name: card for name, card in cards.items() if card.files and name not in suite.data}
+
+
 def prompt_sets_of(suite: Suite) -> set[str]:
     """The names of the prompt sets that a suite's runs are made with. Raises DataError: a damaged card."""
     return {prompts_name(job.prompts, data.card) for _, job in _jobs(suite) for data in parts(job)}

@@ -19,7 +19,7 @@ from pathlib import Path
 from clipjax.errors import DataError, UsageError, one_line
 from clipjax.estimates import cost
 from clipjax.estimates.hours import MachineRates, hours_on
-from clipjax.storage.buckets import BucketPath, as_path
+from clipjax.storage.remote.buckets import BucketPath, as_path
 from clipjax.sweep.job_reports import FOLDER
 from clipjax.sweep.plan import SweepPlan
 from clipjax.sweep.shards import cut

@@ -34,9 +34,9 @@ from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.evaluation.request import Request
 from clipjax.options import Option, options_of
 from clipjax.results.runs.run_of import names_run
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, read_toml
 from clipjax.storage.records import AtLeast, FilledText, read
+from clipjax.storage.remote.buckets import as_path
 from clipjax.sweep.selection import listed, select
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import precision_tasks

@@ -20,7 +20,7 @@ import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
-from clipjax.metrics import calibration as kernels
+from clipjax.metrics.confidence import calibration as kernels
 from clipjax.metrics.uncertainty import calibration_error
 from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,

@@ -22,7 +22,7 @@ import numpy as np
 from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_factors
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.metrics import calibration
+from clipjax.metrics.confidence import calibration
 from clipjax.metrics.factors import (
     FactorCounts,
     correct_among,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from clipjax.metrics import conformal, selective, smooth_calibration
+from clipjax.metrics.confidence import conformal, selective, smooth_calibration
 from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,
     bootstrap,
@@ -24,10 +24,10 @@ from clipjax.metrics.uncertainty.bootstrap import (
     percentile_interval,
     weighted_mean,
 )
-from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.results.row import metric_name
 from clipjax.tasks.calibration import AVERAGED, averages, halves, labels_of, logits_of
 from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.measures.calibration_errors import null_measure
 from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, tie_note
 
@@ -38,7 +38,6 @@ RISKS = (0.01, 0.05, 0.1, 0.2)
 CALIBRATED = 100  # models drawn that are calibrated, beside SmoothECE
 NO_ID = "not applicable: there are no in-distribution images to set thresholds on"
 NO_INTERVAL = "no interval: noise raises it, as it does an ECE"
-NULL = "mean of calibrated models with these confidences; limits: 95 % of them lie in these"
 
 
 def describe(inputs: ImageInputs) -> dict[str, Any]:
@@ -181,9 +180,8 @@ def _errors(columns: Columns, confidence: np.ndarray, correct: np.ndarray, about
     value, _ = smooth_calibration.smooth_ece(confidence, correct)
     answers = (rng.random(n) < confidence for _ in range(CALIBRATED))
     null = np.array([smooth_calibration.smooth_ece(confidence, each)[0] for each in answers])
-    limits = Interval(float(null.min()), float(np.quantile(null, 0.95)), 0.95, f"calibrated_{CALIBRATED}")
     yield Measure("smooth_ece", value, n, note=NO_INTERVAL)
-    yield Measure("null_smooth_ece", float(null.mean()), n, limits, note=NULL)
+    yield null_measure("null_smooth_ece", null, n)
     if "classwise_ece" in columns:
         classwise = float(columns["classwise_ece"][0])
         yield Measure(f"classwise_ece_{BINS}", classwise, n, aggregates="classes", note=NO_INTERVAL)

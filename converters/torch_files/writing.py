@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.writing import flush, whole_file, writing
 
 _STORAGES = {

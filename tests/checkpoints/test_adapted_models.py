@@ -26,7 +26,7 @@ from clipjax.checkpoints.resize import resize_model
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.data_folder import DataFolder
 from clipjax.evaluation.plans.execute import execute
 from clipjax.evaluation.plans.item import TaskOnData, items_of

@@ -15,8 +15,8 @@ from clipjax.checkpoints.fetch import on_this_disk
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import ATTEMPTS, as_path
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import ATTEMPTS, as_path
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.vision_language import image_tokens
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import as_path
 from converters.foreign import prismatic
 from converters.foreign.prismatic import arch_record
 from converters.golden import build_model

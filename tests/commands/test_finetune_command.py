@@ -26,8 +26,8 @@ from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import recipe_names
 from clipjax.finetune.suites import Metric
 from clipjax.results.store import ResultStore
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.store import Store
 from tests.finetune._small import small_model, write_colours
 

@@ -29,8 +29,8 @@ from clipjax.errors import DataError
 from clipjax.evaluation.data_folder import cards_below
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.request import Request
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import ATTEMPTS, BucketError, as_path
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import ATTEMPTS, BucketError, as_path
 from clipjax.tasks.imagenet_d import load_lists
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]

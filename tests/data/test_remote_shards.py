@@ -29,8 +29,8 @@ from clipjax.data.pixels.loader import batches
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.request import Request
-from clipjax.storage import buckets, local_copies
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote import buckets, local_copies
+from clipjax.storage.remote.buckets import as_path
 
 SECRET = "planted"
 REPOSITORY = "/datasets/org/name"
@@ -267,7 +267,7 @@ def test_copies_of_unstated_sizes_keep_to_the_budget(
 
 
 def test_a_full_disk_is_said(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipjax.storage.web_files import WebFiles
+    from clipjax.storage.remote.web_files import WebFiles
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

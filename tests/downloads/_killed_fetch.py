@@ -23,6 +23,7 @@ from clipjax.data.cards import DatasetCard, load_dataset, read_card
 from clipjax.downloads.bundles import bundles_of
 from clipjax.downloads.fetch import Fetch
 from clipjax.progress import set_level
+from tests.downloads.transfers._killed import has_ended
 
 
 def start(card: DatasetCard, root: Path) -> int:
@@ -41,18 +42,11 @@ def start(card: DatasetCard, root: Path) -> int:
     os._exit(0)
 
 
-def ended(child: int) -> bool:
-    """Raises AssertionError if it failed."""
-    pid, status = os.waitpid(child, os.WNOHANG)
-    assert os.waitstatus_to_exitcode(status) == 0
-    return pid != 0
-
-
 def wait(child: int, seconds: float) -> bool:
     """Whether the process ended within this time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if ended(child):
+        if has_ended(child):
             return True
         time.sleep(0.0005)
     return False

@@ -1,132 +1,22 @@
-"""`clipjax datasets fetch` from a server: from an empty folder to a checked data set, cut off anywhere."""
+"""`clipjax datasets fetch` from a server: from an empty folder to a checked data set."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import shutil
-import subprocess
-import sys
-import tarfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _encrypted import encrypted_zip
-from _file_server import Content, FileServer
-from PIL import Image
-from typer.testing import CliRunner
+from _file_server import Content
 
-from clipjax.cli import app
 from clipjax.commands import datasets_fetch as command
 from clipjax.data.cards import load_dataset, read_card
-from clipjax.downloads import installation
 from clipjax.downloads.receipts import FetchFolders, read_receipt
-from clipjax.errors import ClipjaxError, DataError, UsageError
-
-CLASSES = ("cat", "dog")
-
-
-def png(shade: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "PNG")
-    return file.getvalue()
-
-
-def images(top: str, shade: int = 0) -> dict[str, bytes]:
-    """Two images of each class, below a folder."""
-    names = [(each, k) for each in CLASSES for k in range(2)]
-    return {f"{top}/{each}/{k}.png": png(shade + 10 * n) for n, (each, k) in enumerate(names)}
-
-
-def tar(members: dict[str, bytes], mode: str = "w") -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode) as archive:  # pyright: ignore[reportCallIssue, reportArgumentType]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-class World:
-    """A server of archives, and a data root whose own cards name them."""
-
-    def __init__(self, root: Path, server: FileServer) -> None:
-        self.root, self.server = root, server
-        root.mkdir()
-
-    def card(self, own: str, data: bytes, *, place: str | None = None, images: int = 4, **file: Any) -> None:
-        """A card with one file, which the server has. None for a key of the file leaves it out."""
-        kind = file.get("kind", "tar")
-        self.server.files[f"/{own}.{kind}"] = Content(data)
-        keys = {
-            "name": f"{own}.{kind}",
-            "kind": kind,
-            "addresses": [f"{self.server.url}/{own}.{kind}"],
-            "sha256": hashlib.sha256(data).hexdigest(),
-            **file,
-        }
-        lines = [
-            f'name = "{own}"\ntitle = "Title of {own}"\nreader = "folder"\nplace = "{place or own}"',
-            f"images = {images}\nclasses = {json.dumps(CLASSES)}\n[[files]]",
-            *(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None),
-        ]
-        (self.root / f"{own}.toml").write_text("\n".join(lines))
-
-    def fetch(self, *arguments: object) -> tuple[str, BaseException | None]:
-        """What the command prints, and its error."""
-        words = ["datasets", "fetch", *map(str, arguments), "--to", str(self.root)]
-        done = CliRunner().invoke(app, words)
-        assert done.exception is None or isinstance(done.exception, ClipjaxError), done.exception
-        return done.output, done.exception
-
-    def fetched(self, *arguments: object) -> str:
-        text, error = self.fetch(*arguments)
-        assert error is None, (text, error)
-        return text
-
-    def failure(self, *arguments: object) -> str:
-        """What is printed of a fetch that fails, without the line breaks of its table."""
-        text, error = self.fetch(*arguments)
-        assert isinstance(error, DataError), (text, error)
-        return " ".join(text.split())
-
-    def check(self, name: str) -> None:
-        """The data set is whole, and nothing else is left than what a fetch keeps."""
-        card = read_card(self.root / f"{name}.toml")
-        manifest = load_dataset(card, self.root / (card.place or name)).manifest
-        assert len(manifest) == card.images
-        left = (self.root / ".clipjax" / "downloads").rglob("*")
-        assert not [path for path in left if path.is_file()]
-        assert not list((self.root / ".clipjax" / "drafts").glob("*"))
-
-    @property
-    def asked(self) -> int:
-        return len(self.server.requests)
-
-    def names(self) -> set[str]:
-        """Of what is in the data root but cards and the folder of fetch."""
-        paths = (path for path in self.root.iterdir() if path.suffix != ".toml")
-        return {path.name for path in paths} - {".clipjax"}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with FileServer({}) as server:
-        yield World(tmp_path / "data", server)
+from clipjax.errors import DataError, UsageError
+from tests.downloads._fetch_world import World, images, png, tar, zipped
 
 
 @pytest.mark.parametrize(
@@ -172,87 +62,9 @@ def test_layout_of_the_card(world: World) -> None:
     assert world.names() == {"up"}
 
 
-STEPS = {
-    "the draft is made": (installation, "unpack"),
-    "it is unpacked": (installation, "check_dataset"),
-    "it is checked": (installation.os, "rename"),
-    "it is ready": (installation, "place"),
-    "it is placed": (installation, "digest_of"),
-}
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_cut_off_after_any_step(world: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """A fetch that was killed goes on; what it had downloaded is not asked for again."""
-    world.card("mine", tar(images("mine")))
-
-    def cut(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*STEPS[step], cut)
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):
-            CliRunner().invoke(app, ["datasets", "fetch", "mine", "--to", str(world.root)])
-    assert (world.root / "mine").exists() == (step == "it is placed")
-    before = world.asked
-    assert before == 1
-    world.fetched("mine")
-    world.check("mine")
-    assert world.asked == before
-
-
-def test_a_kill_between_two_renames(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A half-placed family is not taken for another layout: its ready draft goes on."""
-    text = """
-name = "kinds"
-title = "Kinds"
-reader = "folder"
-place = "Kinds/{kind}"
-images = 4
-variants = { kind = ["a", "b"] }
-[[files]]
-name = "kinds.tar"
-kind = "tar"
-"""
-    world.server.files["/kinds.tar"] = Content(tar({**images("a"), **images("b", 90)}))
-    file = f'addresses = ["{world.server.url}/kinds.tar"]\ninto = "Kinds"\n'
-    (world.root / "kinds.toml").write_text(text + file)
-    (world.root / "Kinds" / "other").mkdir(parents=True)  # so each kind is a rename of its own
-    renamed, rename = [], installation.os.rename
-
-    def once(source: object, target: object) -> None:
-        if "Kinds" in str(target):
-            if renamed:
-                raise KeyboardInterrupt
-            renamed.append(target)
-        rename(source, target)  # pyright: ignore[reportArgumentType]
-
-    with monkeypatch.context() as patch:
-        patch.setattr("clipjax.downloads.placement.os.rename", once)
-        CliRunner().invoke(app, ["datasets", "fetch", "kinds", "--to", str(world.root)])
-    assert len(renamed) == 1
-    assert (world.root / "Kinds" / "a").exists() != (world.root / "Kinds" / "b").exists()
-    world.fetched("kinds")
-    assert "there" in world.fetched("kinds:a", "kinds:b")
-    assert world.asked == 1
-
-
 def test_members_that_are_there_stay(world: World) -> None:
     """A user has one data set of an archive already: the others are placed beside it."""
-    text = """
-name = "kinds"
-title = "Kinds"
-reader = "folder"
-place = "Kinds/{kind}"
-images = 4
-variants = { kind = ["a", "b"] }
-[[files]]
-name = "kinds.tar"
-kind = "tar"
-into = "Kinds"
-"""
-    world.server.files["/kinds.tar"] = Content(tar({**images("a"), **images("b", 90)}))
-    (world.root / "kinds.toml").write_text(text + f'addresses = ["{world.server.url}/kinds.tar"]\n')
+    world.family()
     for name, data in images("a", 200).items():
         path = world.root / "Kinds" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -480,26 +292,3 @@ def test_kept_files_stay(world: World) -> None:
     world.fetched("mine", "--keep")
     (file,) = read_card(world.root / "mine.toml").files
     assert FetchFolders(world.root).download(file).exists()
-
-
-def kill(world: World, kills: int, each: int) -> dict[str, int]:
-    """How many kills of a fetch, of twice `each` images, left which state."""
-    members = {f"mine/{name}/{k}.png": png(k % 256) for name in CLASSES for k in range(each)}
-    world.card("mine", tar(members), images=2 * each)
-    script = Path(__file__).with_name("_killed_fetch.py")
-    arguments = [world.root / "mine.toml", world.root, kills, 3]
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_ten_kills_at_random_moments(world: World) -> None:
-    assert sum(kill(world, 10, 100).values()) == 10
-
-
-@pytest.mark.slow
-def test_two_hundred_kills_at_random_moments(world: World) -> None:
-    """They hit most steps."""
-    assert len(kill(world, 200, 400)) >= 4

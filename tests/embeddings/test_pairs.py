@@ -24,7 +24,7 @@ from clipjax.embeddings.pairs import match_pairs, pair_key
 from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.dense import PROBE3D, dense_map
-from clipjax.storage.buckets import BucketError
+from clipjax.storage.remote.buckets import BucketError
 from clipjax.storage.store import Store
 from clipjax.tasks import correspondence
 from clipjax.tasks.correspondence import PairMatcher

@@ -16,7 +16,7 @@ from clipjax.analysis.report.answers_section import answers_section
 from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.data_folder import DataFolder
 from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.plans.ready import ready

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from clipjax import cli
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
 from clipjax.metrics.uncertainty.paired import holm

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import clipjax
 from clipjax import cli
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import Comparison, compare_runs
+from clipjax.evaluation.comparison.compare import Comparison, compare_runs
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import find_task
 

@@ -19,7 +19,7 @@ from clipjax.analysis.rows.pivot import pivot
 from clipjax.cli import app
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 

@@ -20,10 +20,11 @@ import clipjax
 from clipjax.cli import app
 from clipjax.data.labels import load_labels, load_projection
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.rows import Result
-from clipjax.metrics import calibration, detection, ood_scores
+from clipjax.metrics import detection, ood_scores
+from clipjax.metrics.confidence import calibration
 from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import ResultStore
 from clipjax.tasks import imagenet_d

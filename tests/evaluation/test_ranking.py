@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from clipjax import cli
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation import ranking
-from clipjax.evaluation.ranking import rank_models
-from clipjax.evaluation.run_pairs import RunFilter
+from clipjax.evaluation.comparison import ranking
+from clipjax.evaluation.comparison.ranking import rank_models
+from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.tasks.task import Measure
 
 ACCURACY = {"a": 0.9, "b": 0.88, "c": 0.5, "d": 0.2}
@@ -248,12 +248,19 @@ def test_a_number_that_is_no_share_of_images_is_refused(tmp_path):
     columns = {"id": ids(40), "correct": [True] * 40, "label": [0, 1] * 20}
     for model in "ab":
         write(tmp_path, columns, model=model, measures=[Measure("mean_per_class", 1.0, 40)])
-    with pytest.raises(UsageError, match=r"mean_per_class of zeroshot is no share of images, .*: top1"):
+    with pytest.raises(UsageError, match=r"mean_per_class of zeroshot is not a share of images, .*: top1"):
         rank_models(tmp_path, "mean_per_class")
     with pytest.raises(DataError, match="no run has --precision fast"):
         rank_models(tmp_path, "mean_per_class", choice=RunFilter(precision="fast"))
     with pytest.raises(DataError, match="no run has --labels x"):
         rank_models(tmp_path, "mean_per_class", choice=RunFilter(labels="x"))
+
+
+@pytest.mark.parametrize("metric", ["set_coverage_lac", "set_coverage_lac class:cat", "flips"])
+def test_a_number_without_a_good_high_end_ranks_nothing(folder, metric):
+    """Sets that hold more labels are not better: a ranking would look like any other."""
+    with pytest.raises(UsageError, match=f"{metric} does not rank models: its better end is"):
+        rank_models(folder, metric)
 
 
 @pytest.mark.parametrize("option", ["--family", "--side"])

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from clipjax import cli
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 
 RIGHT = [True, False, True, True]
 

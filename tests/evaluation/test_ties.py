@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipjax.errors import DataError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.metrics import detection

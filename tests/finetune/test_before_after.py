@@ -16,7 +16,7 @@ from _small import RGB, write_colours
 
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.finetune import before_after as before_after_module
 from clipjax.finetune.before_after import (
     Change,

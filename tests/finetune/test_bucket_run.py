@@ -30,8 +30,8 @@ from clipjax.finetune.recipe import recipe_from_dict
 from clipjax.finetune.training.logs import read_metrics
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params, flatten
-from clipjax.storage.buckets import ATTEMPTS, as_path
-from clipjax.storage.publishing import working_copy
+from clipjax.storage.remote.buckets import ATTEMPTS, as_path
+from clipjax.storage.remote.publishing import working_copy
 from clipjax.storage.store import Store
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 from tests.finetune.training._processes import start, wait_for_batch

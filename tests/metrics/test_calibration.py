@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.model_selection import train_test_split
 
-from clipjax.metrics import calibration as c
+from clipjax.metrics.confidence import calibration as c
 from clipjax.metrics.uncertainty import intervals
 
 # From the reference functions: confidences on the edges of bins, and which images were right.

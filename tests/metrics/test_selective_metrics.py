@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from clipjax.metrics import conformal, selective, smooth_calibration
+from clipjax.metrics.confidence import conformal, selective, smooth_calibration
 
 
 @pytest.fixture(scope="module")

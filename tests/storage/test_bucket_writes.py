@@ -24,8 +24,8 @@ from clipjax.data.pack import pack
 from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import ATTEMPTS, as_path
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import ATTEMPTS, as_path
 from tests.data._images import write_images
 
 
@@ -56,7 +56,7 @@ def test_a_model_on_a_bucket_is_the_one_on_the_disk(
     bucket: type[FakeBucket], own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, block: int
 ):
     """Large files and small ones; card.json comes last, and nothing else is left."""
-    monkeypatch.setattr("clipjax.storage.bucket_files.BLOCK", block)
+    monkeypatch.setattr("clipjax.storage.remote.bucket_files.BLOCK", block)
     bucket.fail("model.safetensors", ConnectionResetError("gone"), ATTEMPTS - 1, "pipe")
     folder, _ = convert_model(own, f"{url}/b/model")
     assert str(folder) == f"{url}/b/model"

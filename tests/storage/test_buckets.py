@@ -21,14 +21,14 @@ import clipjax
 from clipjax import cli
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results.runs.merge import merge_results
 from clipjax.results.store import ResultStore
-from clipjax.storage import bucket_files, buckets
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.entry import Entry
+from clipjax.storage.remote import bucket_files, buckets
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import BucketPath, as_path
 from clipjax.storage.store import Store
 
 

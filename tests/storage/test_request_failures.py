@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from clipjax.storage import buckets
-from clipjax.storage.failures import is_refusal, may_pass, reason_of, status_of, wait_of
+from clipjax.storage.remote import buckets
+from clipjax.storage.remote.failures import is_refusal, may_pass, reason_of, status_of, wait_of
 
 
 class OfAiohttp(Exception):

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
-from clipjax.metrics import calibration as kernels
+from clipjax.metrics.confidence import calibration as kernels
 from clipjax.metrics.uncertainty import calibration_error
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import wilson

@@ -17,7 +17,7 @@ from clipjax.data.cards import load_dataset
 from clipjax.data.pairs.matching import Curve
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.comparison.compare import compare_runs
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.metrics.uncertainty.clusters import mean_over_clusters
 from clipjax.models.arch import load_arch

@@ -19,7 +19,7 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.heads.head import Head, identity_head
-from clipjax.metrics import calibration
+from clipjax.metrics.confidence import calibration
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, generator, percentile_interval
 from clipjax.metrics.worst import second_half, worst_of_halves

@@ -12,7 +12,7 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.heads.head import identity_head
-from clipjax.metrics import conformal, selective
+from clipjax.metrics.confidence import conformal, selective
 from clipjax.tasks import selective as task
 from clipjax.tasks.inputs import About, ImageInputs
 from clipjax.tasks.task import find_task

@@ -66,7 +66,7 @@ def evidence(row: Row) -> dict[str, Any]:
 
 
 def parity_digest(row: Row) -> str | None:
-    """SHA-256 of the record that compares the row's architecture with its library; None if there is none."""
+    """SHA-256 of the record that compares the row's architecture with its library; None without a record."""
     arch = row["model_facts"].get("arch")
     entry = _parity().get(arch) if row.get("framework") in (None, "jax") and arch is not None else None
     return None if entry is None else sha256_json(entry)

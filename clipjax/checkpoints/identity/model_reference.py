@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, read_json
+from clipjax.storage.remote.buckets import as_path
 
 TORCH_LIBRARIES = ("open_clip", "timm", "transformers")
 _TORCH = "torch"

@@ -24,7 +24,7 @@ class FinetuneJob(NamedTuple):
 
 
 def jobs_of(options: FinetuneOptions) -> list[FinetuneJob]:
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
 
     out = as_path(options.out or Path())
     if options.runs is not None:

@@ -83,7 +83,7 @@ class WiseOptions:
     @property
     def folder(self) -> Path:
         """May be a URL."""
-        from clipjax.storage.buckets import as_path
+        from clipjax.storage.remote.buckets import as_path
 
         return as_path(self.out)
 
@@ -130,7 +130,7 @@ def wise_ft(options: WiseOptions) -> None:
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     """Raises UsageError if `target` is one of the two models, or a model that WiSE-FT did not make."""
     from clipjax.checkpoints.native import is_checkpoint, read_card_file
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
 
     if not is_checkpoint(target):
         return

@@ -53,7 +53,7 @@ def draw(rows: Sequence[Row], reference: str | None, alpha: float, out: Path) ->
     """Prints on stderr why the curve cannot be drawn."""
     from clipjax.analysis.figures.tasks.finetuning import alpha_figure
     from clipjax.errors import DataError
-    from clipjax.storage.publishing import moved, working_copy
+    from clipjax.storage.remote.publishing import moved, working_copy
 
     names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
     held_out = [name for name in names if name.endswith("_val")]

@@ -88,7 +88,7 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
-    from clipjax.storage.buckets import refuse_url
+    from clipjax.storage.remote.buckets import refuse_url
     from clipjax.verification.references import check_against
 
     refuse_url(options.out, "a record")

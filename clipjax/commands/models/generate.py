@@ -82,8 +82,8 @@ def generate(options: GenerateOptions) -> None:
             --precision fast --json
     """
     from clipjax.checkpoints.language import load_language_model
-    from clipjax.storage.buckets import as_path
     from clipjax.storage.reading import read_lines
+    from clipjax.storage.remote.buckets import as_path
 
     options.check()
     prompts = [*(options.prompts or []), *(read_lines(as_path(options.file)) if options.file else [])]

@@ -84,8 +84,11 @@ def analyze(options: AnalyzeOptions) -> None:
 
 
 def drawn(options: AnalyzeOptions) -> str | None:
-    """Draw the figures. Returns why there is none for lack of rows. Raises DataError: one cannot be drawn."""
-    from clipjax.storage.buckets import check_folder
+    """Draw the figures; return why none was drawn where rows are missing.
+
+    Raises DataError if one cannot be drawn.
+    """
+    from clipjax.storage.remote.buckets import check_folder
 
     checked(options.where.path)
     specs = specs_of(options)

@@ -23,7 +23,7 @@ from clipjax.commands.shared.records import with_options
 from clipjax.errors import counted, visible
 
 if TYPE_CHECKING:
-    from clipjax.evaluation.compare import Comparison
+    from clipjax.evaluation.comparison.compare import Comparison
 
 
 Places = dict[str, dict[str, None]]  # data sets by task, in order
@@ -88,7 +88,7 @@ def compare(options: CompareOptions) -> None:
 
 
 def _comparisons(options: CompareOptions) -> Sequence[Comparison]:
-    from clipjax.evaluation.compare import compare_runs
+    from clipjax.evaluation.comparison.compare import compare_runs
 
     return compare_runs(
         options.first,

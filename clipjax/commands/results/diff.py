@@ -112,7 +112,7 @@ def _rows(folder: Path) -> Sequence[Row]:
 
 def _paired(pairs: Sequence[RowPair], first: Path, second: Path) -> tuple[RowPair, ...]:
     """Add the intervals of `clipjax compare` if both runs have a table of the same images."""
-    from clipjax.evaluation.compare import compare_runs
+    from clipjax.evaluation.comparison.compare import compare_runs
     from clipjax.results.row import metric_name
 
     def run_of(folder: Path, row: Row) -> Path:

@@ -80,7 +80,7 @@ def power(options: PowerOptions) -> None:
 
 
 def _measured(options: PowerOptions) -> Iterator[dict[str, Any]]:
-    from clipjax.evaluation.compare import compare_runs
+    from clipjax.evaluation.comparison.compare import compare_runs
 
     assert options.first is not None
     assert options.second is not None
@@ -90,7 +90,7 @@ def _measured(options: PowerOptions) -> Iterator[dict[str, Any]]:
         raise DataError(f"{names} are right about the same images everywhere: state a --discordance")
     for each in found:
         if each.gained is None or each.lost is None:
-            raise UsageError(f"{options.metric} is no share of images: give another --metric")
+            raise UsageError(f"{options.metric} is not a share of images: give another --metric")
         place = {"task": each.task, "data set": each.dataset, "metric": each.metric}
         yield place | _numbers((each.gained + each.lost) / each.n, options.images or each.n, options)
 

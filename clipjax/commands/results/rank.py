@@ -23,7 +23,7 @@ from clipjax.commands.shared.result_folder import checked
 from clipjax.errors import UsageError, visible
 
 if TYPE_CHECKING:
-    from clipjax.evaluation.ranking import ModelRanking, Place
+    from clipjax.evaluation.comparison.ranking import ModelRanking, Place
 
 FAMILIES = ("all", "each")
 SIDES = ("both", "best", "worst")
@@ -98,8 +98,8 @@ def rank(options: RankOptions) -> None:
 
 
 def _ranking(options: RankOptions) -> ModelRanking:
-    from clipjax.evaluation.ranking import rank_models
-    from clipjax.evaluation.run_pairs import RunFilter
+    from clipjax.evaluation.comparison.ranking import rank_models
+    from clipjax.evaluation.comparison.run_pairs import RunFilter
 
     return rank_models(
         options.where.path,

@@ -38,7 +38,7 @@ def sync(options: SyncOptions) -> None:
         clipjax results sync /shared/results mine --dry-run
     """
     from clipjax.results.runs.sync import sync_results
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
 
     here, there = as_path(options.where.path), as_path(options.place)
     done = sync_results(here, there, dry_run=options.dry_run, progress=announce)

@@ -24,7 +24,7 @@ from clipjax.errors import DataError, UsageError
 if TYPE_CHECKING:
     from clipjax.analysis.rows.cells import Cell
     from clipjax.analysis.rows.pivot import Pivot
-    from clipjax.evaluation.ranking import Place
+    from clipjax.evaluation.comparison.ranking import Place
 
 NAMED = 5  # at most this many numbers or columns of a note are listed
 
@@ -94,9 +94,9 @@ def table(options: TableOptions) -> None:
 def _with_ranks(table: Pivot, folder: Path) -> Pivot:
     """The table with the ranks of the runs that it shows; says which of its numbers have none, and why.
 
-    Raises DataError if none can be ranked, UsageError if the metric is no share of images.
+    Raises DataError if none can be ranked, UsageError if the metric is not a share of images.
     """
-    from clipjax.evaluation.ranking import rank_models
+    from clipjax.evaluation.comparison.ranking import rank_models
 
     runs = {run: None for cells in table.lines.values() for cell in cells if (run := _measured_run(cell))}
     if not runs:

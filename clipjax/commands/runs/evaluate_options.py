@@ -134,8 +134,8 @@ class EvaluateOptions:
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
 
     def _check_predictions(self) -> None:
-        from clipjax.storage.buckets import BucketPath, as_path
         from clipjax.storage.reading import exists
+        from clipjax.storage.remote.buckets import BucketPath, as_path
 
         path = None if self.predictions is None else as_path(self.predictions)
         if path is not None and not isinstance(path, BucketPath) and not exists(path):

@@ -130,8 +130,8 @@ class StudyOptions:
             DataError: what they write to is a file, a folder or not writable.
         """
         from clipjax.results.store import ResultStore
-        from clipjax.storage.buckets import check_folder
         from clipjax.storage.reading import is_dir
+        from clipjax.storage.remote.buckets import check_folder
         from clipjax.sweep.data_sets import prompt_sets_of
 
         (store := ResultStore(self.results)).check_root(written=True)
@@ -151,7 +151,7 @@ def study(options: StudyOptions) -> None:
     Does what `clipjax datasets fetch`, `sweep`, `analyze`, `claims` and `report` do. Names the data sets that
     it cannot get, and what is left out without them, and runs the rest. Exit codes: 0 nothing is left, 1 the
     sweep left something or a step failed, 75 (SIGTERM) and 130 (Ctrl-C) interrupted: the same command goes
-    on. Figures that lack rows are named, and are no failures.
+    on. Figures that lack rows are named, and are not failures.
 
     Examples:
 
@@ -174,7 +174,7 @@ def study(options: StudyOptions) -> None:
     specs, book = specs_of(options.figures), ledger(options.claims)  # what is wrong costs nothing yet
     options.check_last(run.read_suite)
     needed = data_sets_of(run.read_suite)
-    bundles = _bundles(options, needed, run.read_suite.data, root)
+    bundles = _bundles(options, run.read_suite, needed, root)
     if options.dry_run:
         _preview(run, root, bundles)
         states = {card.name: _state(each, options.source) for each in bundles for card in each.cards}
@@ -188,15 +188,13 @@ def study(options: StudyOptions) -> None:
         _finish(options, run)
 
 
-def _bundles(
-    options: StudyOptions, needed: Sequence[NeededData], own: Mapping[str, Path], root: Path
-) -> list[Bundle]:
-    """What is fetched: nothing into the user's `own` folders. Raises UsageError: a wrong --accept, a URL."""
+def _bundles(options: StudyOptions, suite: Suite, needed: Sequence[NeededData], root: Path) -> list[Bundle]:
+    """The bundles to fetch. Raises UsageError: a wrong --accept, or a data root that is a URL."""
     from clipjax.downloads.bundles import bundles_of
-    from clipjax.storage.buckets import refuse_url
+    from clipjax.storage.remote.buckets import refuse_url
+    from clipjax.sweep.data_sets import cards_to_fetch
 
-    cards = [each.card for each in needed if each.card.files and each.card.name not in own]
-    bundles = bundles_of(cards, root)
+    bundles = bundles_of(cards_to_fetch(suite, needed).values(), root)
     check_accepted(options.accept or (), bundles)
     if options.no_fetch:
         return []
@@ -219,6 +217,7 @@ def _state(bundle: Bundle, source: Path | None) -> str:
 
 
 def _preview(run: SweepOptions, root: Path, bundles: Sequence[Bundle]) -> None:
+    from clipjax.downloads.bundles import bytes_unpacked
     from clipjax.storage.reading import exists
 
     swept(run)
@@ -228,8 +227,7 @@ def _preview(run: SweepOptions, root: Path, bundles: Sequence[Bundle]) -> None:
     say("\nTo fetch:", bold=True)
     print_plan(bundles, root, as_json=False)
     disk = next(folder for folder in (root, *root.absolute().parents) if exists(folder))
-    files = {file for bundle in bundles for file in bundle.files if file.downloadable}
-    contents = readable_bytes(sum(file.unpacked or file.size or 0 for file in files))
+    contents = readable_bytes(bytes_unpacked(bundle for bundle in bundles if bundle.downloadable))
     free = readable_bytes(shutil.disk_usage(disk).free)
     say(
         f"disk: {free} are free for {root}; the contents of files of known size take {contents}, and the "
@@ -304,6 +302,6 @@ def _drawing(options: StudyOptions) -> Iterator[Callable[[], object]]:
 
 
 def _draw(figures: AnalyzeOptions) -> None:
-    """A study of a part may lack the rows of all figures: that is said, and is no failure."""
+    """Draw the figures. A study of a part may lack the rows of all of them: that is said, not raised."""
     if why := drawn(figures):
         say(f"no figure can be drawn: {why}", err=True)

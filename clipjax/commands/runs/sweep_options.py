@@ -165,7 +165,7 @@ class SweepOptions:
                 f"--submit {self.submit} starts nothing: print its file with --dry-run, and start the jobs "
                 "from that"
             )
-        from clipjax.storage.buckets import BucketPath, as_path
+        from clipjax.storage.remote.buckets import BucketPath, as_path
 
         if not isinstance(as_path(self.results), BucketPath):
             raise UsageError(

@@ -53,7 +53,7 @@ def as_written(context: typer.Context, but: Collection[str]) -> list[str]:
     Args:
         but: names of parameters that are left out.
     """
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
 
     arguments: list[str] = []
     for each in context.command.params:

@@ -56,7 +56,7 @@ def say_unknown_classes(card: Card) -> None:
 
 def say_unknown_facts(source: str | Path | None, card: Card | ModelCard) -> None:
     """Print on stderr that foreign weights have no facts, if so, with the option that helps."""
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
 
     if card.facts_origin != "unknown" or (as_path(source or "") / "card.json").is_file():
         return

@@ -78,8 +78,8 @@ def _check_model(name: str, *, to_run: bool = False) -> None:
 def _check_root(root: Path) -> None:
     """A bucket needs a network: it passes."""
     from clipjax.data.readers.reader import recognise
-    from clipjax.storage.buckets import BucketPath, as_path
     from clipjax.storage.reading import exists
+    from clipjax.storage.remote.buckets import BucketPath, as_path
 
     path = as_path(root)
     if not isinstance(path, BucketPath) and not exists(path) and recognise(path) is None:

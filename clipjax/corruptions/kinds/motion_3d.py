@@ -114,7 +114,7 @@ def render(image: Any, cloud: Cloud, move: Move, share: Any) -> Any:
     inverse = 1 / jnp.where(seen, far, 1)
     corners, weights = _corners(size * x * inverse + (size - 1) / 2, size * y * inverse + (size - 1) / 2)
     index = _index(corners, size, seen)
-    # A pixel shows the points that fell into it, down to a layer behind the nearest one.
+    # A pixel shows the points that fell into it and are at most one layer farther than the nearest.
     surface = _SURFACE - SIDE * _BASELINE / (jnp.where(seen, far, 1) + 1e-7)
     nearest = jnp.take_along_axis(index, weights.argmax(0)[None], 0)[0]
     buffer = jnp.full(size * size, _SURFACE).at[nearest].min(surface, mode="drop")

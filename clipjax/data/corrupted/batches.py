@@ -24,7 +24,7 @@ from clipjax.data.manifest import ChangedError
 from clipjax.data.pixels.preprocess import PixelRecipe, to_pixels
 from clipjax.devices.sharding import local_mesh
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketError
+from clipjax.storage.remote.buckets import BucketError
 
 
 class CorruptedElement:

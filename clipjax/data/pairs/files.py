@@ -16,9 +16,9 @@ from clipjax.data.manifest import FileOpener, Manifest, check_content, missing_f
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError
-from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file, read_bytes
+from clipjax.storage.remote.buckets import as_path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,8 +28,8 @@ from clipjax.data.pairs.pair import Pair
 from clipjax.data.pairs.poses import angle_of
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import check_exists, is_dir, is_file, parse_json, read_text
+from clipjax.storage.remote.buckets import as_path
 
 LISTS = "custom_splits/pairwise_pixel_correspondences/pairs-{}.txt"
 OFFICIAL = ("wild_set", "multiview")

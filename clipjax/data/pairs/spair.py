@@ -30,8 +30,8 @@ from clipjax.data.pairs.poses import LARGEST
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import is_dir, is_file, parse_json, read_bytes
+from clipjax.storage.remote.buckets import as_path
 
 PAIRS = "PairAnnotation"
 ALL = "all"  # the group of pairs of every viewpoint

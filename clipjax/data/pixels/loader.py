@@ -19,7 +19,7 @@ from clipjax.data.pixels.batching import Batches, batched, check_options, pad_ro
 from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, open_scaled, to_pixels
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketError
+from clipjax.storage.remote.buckets import BucketError
 
 
 def batches(

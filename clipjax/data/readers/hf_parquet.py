@@ -32,10 +32,10 @@ from clipjax.data.readers.shards import (
     shown,
 )
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketError, BucketPath, as_path
 from clipjax.storage.digests import Version, version_of
 from clipjax.storage.parquet import first_line, open_parquet, read_batches
 from clipjax.storage.reading import is_dir, parse_json
+from clipjax.storage.remote.buckets import BucketError, BucketPath, as_path
 
 LABEL = "label"
 # Row groups in memory: the current one and the next, which fast threads reach first.

@@ -14,8 +14,8 @@ from clipjax.data.readers.flat import is_image
 from clipjax.data.readers.label_values import Names, number_labels
 from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath
 from clipjax.storage.reading import check_exists, is_dir, is_file, numbered_csv, read_jsonl, read_text
+from clipjax.storage.remote.buckets import BucketPath
 
 # The columns of open_clip's training lists (open_clip_train/params.py, --csv-img-key and --csv-caption-key).
 _FILE, _CAPTION = "filepath", "title"

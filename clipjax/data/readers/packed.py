@@ -24,9 +24,9 @@ from clipjax.data.readers.reader import Reader
 from clipjax.data.readers.shards import ShardOpener, digests_of_parts
 from clipjax.data.readers.webdataset import Member, split_name, tar_members
 from clipjax.errors import DataError, counted
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import Version, sha256_json, version_of
 from clipjax.storage.reading import check_regular, is_file, read_json
+from clipjax.storage.remote.buckets import BucketPath, as_path
 
 MANIFEST = "manifest.json"
 FORMAT = "clipjax packed images 1"

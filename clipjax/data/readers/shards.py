@@ -15,10 +15,10 @@ from etils import epath
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, counted
-from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.digests import Version, sha256_parts
-from clipjax.storage.local_copies import opened_copy
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
+from clipjax.storage.remote.buckets import REQUESTS, BucketPath, as_path
+from clipjax.storage.remote.local_copies import opened_copy
 
 TARS = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

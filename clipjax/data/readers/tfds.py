@@ -13,8 +13,8 @@ from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.readers.label_values import Names, number_labels
 from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath
 from clipjax.storage.reading import is_file, read_json
+from clipjax.storage.remote.buckets import BucketPath
 
 
 def read_tfds(

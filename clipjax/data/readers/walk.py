@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath
 from clipjax.storage.reading import AnyPath, check_exists, is_dir
+from clipjax.storage.remote.buckets import BucketPath
 
 
 class FolderEntry(NamedTuple):

@@ -24,9 +24,9 @@ from clipjax.data.readers.reader import ARCHIVES, Reader
 from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, only_shards, shard_files
 from clipjax.errors import DataError
 from clipjax.storage.digests import remembered
-from clipjax.storage.local_copies import nearby, versions_to_copy
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
-from clipjax.storage.web import is_page
+from clipjax.storage.remote.local_copies import nearby, versions_to_copy
+from clipjax.storage.remote.web import is_page
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
 CLASSES = "classnames.txt"  # beside or above CLIP_benchmark's shards: the classes in label order

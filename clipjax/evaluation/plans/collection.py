@@ -26,8 +26,8 @@ from clipjax.evaluation.plans.item import TaskOnData
 from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.run_data import id_dataset
-from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.reading import exists
+from clipjax.storage.remote.buckets import BucketPath, as_path
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import Task, find_task
 

@@ -29,8 +29,8 @@ from clipjax.heads.adapters.base import adapter_of
 from clipjax.progress import progress_bar
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
-from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_json
+from clipjax.storage.remote.buckets import as_path
 from clipjax.tasks.task import Task, find_task, precision_tasks
 
 Recipes = Sequence[Sequence[Mapping[str, Any]]]

@@ -21,9 +21,9 @@ from clipjax.metrics.uncertainty.intervals import student_across
 from clipjax.results.published.references import sources
 from clipjax.results.row import Fields, Row
 from clipjax.results.rows import PEOPLE, validate_rows
-from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_dir
+from clipjax.storage.remote.buckets import as_path
 from clipjax.tasks.task import find_task
 
 FEWEST = 2  # people: one has no interval across people

@@ -48,9 +48,9 @@ from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
-from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_exists, check_regular, is_dir, is_file
+from clipjax.storage.remote.buckets import as_path
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import Task, TaskResult, find_task
 from clipjax.tasks.task_names import package_of

@@ -22,10 +22,10 @@ from clipjax.errors import DataError
 from clipjax.progress import progress_bar
 from clipjax.results.tracking.tracker import TrackedRun
 from clipjax.results.tracking.tracking import TrackedBy, Tracking
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.publishing import naming, working_copy
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import BucketPath
+from clipjax.storage.remote.publishing import naming, working_copy
 from clipjax.storage.writing import whole_file
 
 METRICS = "metrics.csv"

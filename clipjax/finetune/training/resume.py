@@ -35,8 +35,8 @@ from clipjax.errors import DataError, counted
 from clipjax.finetune.training.point_files import SIZES, damage, write_contents
 from clipjax.finetune.training.step import TrainState
 from clipjax.finetune.training.uploads import Uploads
-from clipjax.storage.buckets import BucketPath
-from clipjax.storage.publishing import working_copy
+from clipjax.storage.remote.buckets import BucketPath
+from clipjax.storage.remote.publishing import working_copy
 
 # Seconds that a failed save waits for its threads and their last writes.
 _PATIENCE = 10.0

@@ -15,8 +15,8 @@ from clipjax.checkpoints.fetch import copy_object
 from clipjax.devices.agreement import failed_process, first_writes
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.training.point_files import SIZES, damage, read_contents, wrong_size
-from clipjax.storage.buckets import BucketPath
-from clipjax.storage.publishing import publish, remove
+from clipjax.storage.remote.buckets import BucketPath
+from clipjax.storage.remote.publishing import publish, remove
 from clipjax.storage.writing import draft_folder, writing
 
 _LOG = logging.getLogger(__name__)

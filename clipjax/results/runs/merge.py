@@ -10,7 +10,7 @@ from pathlib import Path
 from clipjax.errors import DataError
 from clipjax.results.runs.run_files import IMAGES, ROWS, RUN
 from clipjax.results.store import ResultStore
-from clipjax.storage.buckets import BucketPath
+from clipjax.storage.remote.buckets import BucketPath
 from clipjax.storage.writing import write_flushed
 
 

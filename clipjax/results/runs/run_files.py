@@ -20,8 +20,8 @@ from typing import Any
 
 from clipjax.errors import DataError
 from clipjax.results.remarks import remark
-from clipjax.storage.buckets import BucketPath
 from clipjax.storage.digests import sha256_bytes
+from clipjax.storage.remote.buckets import BucketPath
 
 FILES = "files"
 RUN, ROWS, IMAGES = "run.json", "rows.jsonl", "images.parquet"

@@ -17,9 +17,9 @@ from pathlib import Path
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.results.runs.run_files import RUN
 from clipjax.results.store import ResultStore
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import REQUESTS, BucketError, BucketPath
 from clipjax.storage.reading import read_bytes
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import REQUESTS, BucketError, BucketPath
 from clipjax.storage.writing import write_flushed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipjax.results.row import AnyRow
 from clipjax.results.tracking.tracker import TrackedRun, Tracker, interval_values
-from clipjax.storage.buckets import refuse_url
+from clipjax.storage.remote.buckets import refuse_url
 
 
 class _Events:

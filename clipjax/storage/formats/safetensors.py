@@ -16,9 +16,9 @@ import ml_dtypes
 import numpy as np
 
 from clipjax.errors import DataError, cut
-from clipjax.storage.buckets import as_path
 from clipjax.storage.formats.tensors import Source, Tensor, is_shape
 from clipjax.storage.reading import parse_json
+from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.writing import flush, whole_file, writing
 
 # The library lays tensors out in the reverse of this order (safetensors 0.8, Dtype).

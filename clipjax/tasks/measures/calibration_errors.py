@@ -30,7 +30,7 @@ def ece_measures(
     yield Measure(f"ece{ending}", value, n, interval, slice_, note=note)
     corrected = calibration_error.corrected(gaps)
     yield Measure(f"ece_corrected{ending}", corrected, n, interval, slice_, note=note)
-    yield Measure(f"null_ece{ending}", band.mean, n, _limits(band, null), slice_, note=CALIBRATED)
+    yield null_measure(f"null_ece{ending}", null, n, slice_)
 
 
 def mce_measures(value: float, null: np.ndarray, n: int, ending: str) -> Iterator[Measure]:
@@ -40,11 +40,19 @@ def mce_measures(value: float, null: np.ndarray, n: int, ending: str) -> Iterato
     if value > band.hi:
         note = f"no interval: of the largest of several gaps none is known that covers; {note}"
     yield Measure(f"mce{ending}", value, n, note=note)
-    yield Measure(f"null_mce{ending}", band.mean, n, _limits(band, null), note=CALIBRATED)
+    yield null_measure(f"null_mce{ending}", null, n)
 
 
-def _limits(band: calibration_error.NullBand, null: np.ndarray) -> Interval:
-    return Interval(0.0, band.hi, band.level, f"calibrated_{len(null)}")
+def null_measure(metric: str, null: np.ndarray, n: int, slice_: str | None = None) -> Measure:
+    """The mean of calibrated models, and the number that 95 % of them do not exceed.
+
+    Args:
+        null: their numbers, float64 [R].
+        n: images.
+    """
+    band = calibration_error.null_band(null)
+    limits = Interval(0.0, band.hi, band.level, f"calibrated_{len(null)}")
+    return Measure(metric, band.mean, n, limits, slice_, note=CALIBRATED)
 
 
 def _beside(value: float, band: calibration_error.NullBand) -> str:

@@ -19,7 +19,7 @@ from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
-from clipjax.metrics import conformal
+from clipjax.metrics.confidence import conformal
 from clipjax.results.runs.run_of import RUN_OF, names_run
 from clipjax.sweep.suite import SuiteRun, load_suite, suite_names
 from clipjax.tasks import shape_bias

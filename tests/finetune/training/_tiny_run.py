@@ -49,7 +49,7 @@ def main() -> None:
     from clipjax.finetune.training.solve import train
     from clipjax.finetune.training.trees import flatten
     from clipjax.models.cut import FSDP
-    from clipjax.storage.buckets import as_path
+    from clipjax.storage.remote.buckets import as_path
     from tests._bucket import SharedBucket
     from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched
 

@@ -9,7 +9,7 @@ from _long import mostly_long
 from scipy import stats
 from scipy.special import expit, logit
 
-from clipjax.metrics import calibration
+from clipjax.metrics.confidence import calibration
 from clipjax.metrics.uncertainty import calibration_error as ce
 
 BINS = 15

@@ -16,8 +16,8 @@ from clipjax.cli import app
 from clipjax.errors import DataError
 from clipjax.results.runs.sync import sync_results
 from clipjax.results.store import ResultStore, new_run_id
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import as_path
 
 
 def add(place: Any, k: int) -> str:

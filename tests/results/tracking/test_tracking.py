@@ -16,7 +16,7 @@ from _trackers import Mlflow, Shown, Wandb
 from clipjax.errors import UsageError
 from clipjax.results.tracking.tracker import TrackedRun, Tracker, check_trackers
 from clipjax.results.tracking.tracking import Tracking
-from clipjax.storage.buckets import as_path
+from clipjax.storage.remote.buckets import as_path
 
 RUN_ID = "20260131T120000.000000Z-0123abcd"
 ID = "20260131T120000000000Z0123abcd"

@@ -25,7 +25,7 @@ from etils import epath
 from etils.epath import stat_utils
 
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.storage.failures import is_refusal, may_pass, reason_of, wait_of
+from clipjax.storage.remote.failures import is_refusal, may_pass, reason_of, wait_of
 
 ATTEMPTS = 5  # of one request
 BLOCK = 4 * 2**20  # bytes that an opened object fetches at once
@@ -215,7 +215,7 @@ class BucketPath(epath.Path):
         """Random access; fetches blocks."""
         if mode != "rb":
             raise ValueError(
-                f"{mode!r}: objects are opened to be read; `clipjax.storage.bucket_files` writes them"
+                f"{mode!r}: objects are opened to be read; `clipjax.storage.remote.bucket_files` writes them"
             )
         return io.BufferedReader(_Object(self), BLOCK)
 
@@ -252,7 +252,7 @@ class BucketPath(epath.Path):
 
         scheme = self.parts[0].removesuffix(":")
         if scheme in WEB:  # loaded late: requests takes 0.1 s
-            return importlib.import_module("clipjax.storage.web_files").WebFiles(), str(self)
+            return importlib.import_module("clipjax.storage.remote.web_files").WebFiles(), str(self)
         try:  # no cache of listings: it would be out of date
             return fsspec.core.url_to_fs(str(self), use_listings_cache=False)
         except ImportError as error:

@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+from _file_server import Content, FileServer
+
 from clipjax.data.card_files import CardFile
 from clipjax.downloads.transfer import Downloaded, Reports, download
+from clipjax.errors import DataError
 
 NAME = "set.tar"
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(310_000)
+
+DATE = "Mon, 30 Nov 2026 08:00:00 GMT"
+PAGE = b"\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>" + b" " * 200_000
+PART = [f"{NAME}.part", f"{NAME}.part.json"]
 
 
 def sha256(data: bytes) -> str:
@@ -75,3 +83,23 @@ class Getting:
     @property
     def part(self) -> bytes:
         return (self.folder / f"{NAME}.part").read_bytes()
+
+
+def address(server: FileServer, content: Content) -> str:
+    """Where the server now has this file."""
+    server.files[f"/{NAME}"] = content
+    return f"{server.url}/{NAME}"
+
+
+def begin(getting: Getting, server: FileServer, content: Content, size: int) -> str:
+    """Leave a part of this size, as a killed run does."""
+    where = address(server, content)
+    content.drops = [size, 0, 0, 0]
+    with pytest.raises(DataError, match="3 times in a row"):
+        getting.get(where)
+    assert getting.left() == PART
+    assert getting.part == content.data[:size]
+    server.requests.clear()
+    getting.told.clear()
+    content.drops = []
+    return where

@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from clipjax.analysis.diff.differences import how
 from clipjax.analysis.rows.alike import has_own_prompts
+from clipjax.analysis.rows.pivot import better_end
 from clipjax.errors import DataError, UsageError, counted, unknown_name
-from clipjax.evaluation.run_pairs import RunFilter
+from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import LEVEL
 from clipjax.metrics.uncertainty.ranks import FEWEST, PairedMeans, RankLimits, decide_ranks, paired_means
@@ -124,9 +125,12 @@ def rank_models(
         seed: of the draws.
 
     Raises:
-        UsageError: no row of this metric, model, task, data set or run; the metric is no share of images.
+        UsageError: no row has this metric, model, task, data set or run; the metric is not a share of images,
+            or a higher number of it is not better.
         DataError: nowhere are two models measured alike on the same `FEWEST` images or more.
     """
+    if (end := better_end(metric.partition(" ")[0])) in ("lower", "neither"):
+        raise UsageError(f"{metric} does not rank models: its better end is {end} (configs/metrics.toml)")
     wanted = {"model": models, "task": tasks, "dataset": datasets, "run_id": runs}
     rows = _rows(ResultStore(results), metric, wanted)
     found: dict[tuple[str, str], _Measured] = {}
@@ -195,7 +199,7 @@ def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _measured(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunFilter) -> _Measured:
-    """Raises DataError if fewer than two models are left, UsageError if the metric is no share of images."""
+    """Raises DataError if fewer than two models are left, UsageError if `metric` is not a share of images."""
     chosen, left_out = _alike(rows, choice)
     loaded: list[tuple[Row, pa.ChunkedArray, np.ndarray]] = []
     for row in chosen:
@@ -293,7 +297,7 @@ def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray,
     if paired is None or metric not in paired.right:
         known = ", ".join(paired.right) if paired is not None and paired.right else "none"
         raise UsageError(
-            f"{metric} of {task.name} is no share of images, as ranks need; such shares: {known}"
+            f"{metric} of {task.name} is not a share of images, as ranks need; such shares: {known}"
         )
     ids, right = table["id"], np.asarray(paired.right[metric], bool)
     if (over := paired.over.get(metric)) is not None:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from etils import epath
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BLOCK, BucketPath
+from clipjax.storage.remote.buckets import BLOCK, BucketPath
 
 
 class BucketFiles:

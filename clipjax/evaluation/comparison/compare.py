@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError, unknown_name
-from clipjax.evaluation.paired_numbers import Numbers, differences, values_of
+from clipjax.evaluation.comparison.paired_numbers import Numbers, differences, values_of
+from clipjax.evaluation.comparison.run_pairs import RunAddress, RunFilter, pairs_of
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.run_pairs import RunAddress, RunFilter, pairs_of
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for, weighted_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.uncertainty.paired import holm
@@ -123,7 +123,7 @@ def compare_runs(
 
     Args:
         first: a run id in `results`, the folder of a run, or a model's id. Named runs may differ; runs of
-            models are paired by `clipjax.evaluation.run_pairs`.
+            models are paired by `clipjax.evaluation.comparison.run_pairs`.
         second: the other run or model, named in the same ways.
         metrics: only these; the correction is for the headlines among them.
         resamples: at least; more if the correction needs them.

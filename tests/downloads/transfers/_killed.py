@@ -1,6 +1,6 @@
 """Downloads a file again and again in a forked process that is killed at random moments.
 
-    python tests/downloads/_killed.py ADDRESS TARGET SIZE SHA256 KILLS SEED
+    python tests/downloads/transfers/_killed.py ADDRESS TARGET SIZE SHA256 KILLS SEED
 
 A kill comes when the part has a random size, or a random time after the start. Each download that finishes is
 checked and begun anew, until there were KILLS kills; then one finishes. Prints how many kills left a part.

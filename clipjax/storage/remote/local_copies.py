@@ -19,9 +19,9 @@ from typing import IO
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.progress import progress_bar
-from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.digests import Version, sha256_json, version_of
 from clipjax.storage.reading import check_regular
+from clipjax.storage.remote.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.writing import is_at, whole_file
 
 BUDGET = 20 * 10**9  # bytes

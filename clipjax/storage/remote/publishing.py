@@ -17,8 +17,8 @@ from typing import cast
 
 from clipjax.config import cache_dir
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath
+from clipjax.storage.remote.bucket_files import BucketFiles
+from clipjax.storage.remote.buckets import BucketPath
 
 _UNFINISHED = ".uploading"  # in a folder that is not whole yet
 _AT_ONCE = 8  # uploads: each may hold some blocks of a large file in memory

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from clipjax.downloads import transfer
 from clipjax.errors import DataError
-from tests.downloads._getting import DATA, NAME, OTHER, Getting, sha256
+from tests.downloads.transfers._getting import DATA, NAME, OTHER, Getting, sha256
 
 COMMIT, NEXT = "a" * 40, "b" * 40
 PINNED = f"hf://datasets/org/name@{COMMIT}/data/{NAME}"

@@ -18,7 +18,7 @@ from clipjax.downloads import downloads
 from clipjax.downloads.downloads import downloading
 from clipjax.downloads.transfer import Downloaded
 from clipjax.errors import ClipjaxError, DataError
-from tests.downloads._getting import DATA, sha256
+from tests.downloads.transfers._getting import DATA, sha256
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _file_server import Content, FileServer
 
-from tests.downloads._getting import sha256
+from tests.downloads.transfers._getting import sha256
 
 SCRIPT = Path(__file__).with_name("_killed.py")
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import requests
 
 from clipjax.errors import DataError
-from clipjax.storage.web import MayPass, Refused, pieces, request
+from clipjax.storage.remote.web import MayPass, Refused, pieces, request
 
 _RUN = uuid.uuid4().hex
 _PART = re.compile(r"bytes (?P<first>\d{1,18})-\d+/(?P<total>\d{1,18}|\*)", re.ASCII)

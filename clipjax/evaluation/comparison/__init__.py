@@ -1,0 +1,1 @@
+"""Runs and models compared on the same images: differences of two, ranks of many."""

@@ -1,0 +1,1 @@
+"""Numbers of confidences: calibration errors, selective prediction, conformal sets. Imports no JAX."""
