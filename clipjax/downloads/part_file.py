@@ -9,7 +9,6 @@ The JSON is written after the part was emptied and before its first byte, so it 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import threading
@@ -21,10 +20,11 @@ from pathlib import Path
 
 from clipjax.errors import DataError
 from clipjax.storage.digests import canonical_json
+from clipjax.storage.locks import is_at, lock
 from clipjax.storage.reading import read_json
 from clipjax.storage.records import read
 from clipjax.storage.remote.web import PIECE
-from clipjax.storage.writing import flush_folder, is_at, put_bytes
+from clipjax.storage.writing import flush_folder, put_bytes
 
 _LOOK_S = 0.1  # seconds between looks at another writer's lock
 
@@ -229,7 +229,7 @@ def _lock(target: Path, notice: Callable[[str], object], stop: threading.Event) 
     path, told = part_of(target), False
     while not os.path.lexists(target):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        ours = _is_ours(descriptor)
+        ours = lock(descriptor, wait=False)
         if ours and is_at(descriptor, path):
             if not os.path.lexists(target):
                 return descriptor
@@ -241,17 +241,6 @@ def _lock(target: Path, notice: Callable[[str], object], stop: threading.Event) 
         if not ours and stop.wait(_LOOK_S):
             raise Stopped
     return None
-
-
-def _is_ours(descriptor: int) -> bool:
-    """Lock the file; False where another process has."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a disk without locks
-        return True
-    return True
 
 
 def hexdigests_of(path: Path, names: Sequence[str], progress: Callable[[int], object]) -> dict[str, str]:

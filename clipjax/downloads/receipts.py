@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from clipjax.data.card_files import CardFile
 from clipjax.errors import DataError
+from clipjax.storage.locks import lock
 from clipjax.storage.reading import exists, read_json
 from clipjax.storage.records import read
 from clipjax.storage.writing import write_bytes
@@ -133,12 +133,9 @@ class FetchFolders:
                 f"{self.root} cannot be written to ({error.strerror}): give another --to"
             ) from None
         try:
-            with contextlib.suppress(OSError):  # a disk without locks
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting(f"another fetch writes to {self.root}: waiting for it to end")
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not lock(descriptor, wait=False):
+                waiting(f"another fetch writes to {self.root}: waiting for it to end")
+                lock(descriptor)
             yield
         finally:
             os.close(descriptor)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import os
@@ -45,6 +44,7 @@ from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
 from clipjax.finetune.training.solve import TrainingResult, train
 from clipjax.finetune.training.trees import flatten
+from clipjax.storage.locks import lock
 from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.remote.publishing import forget, working_copy
 from clipjax.storage.writing import write_bytes
@@ -141,15 +141,10 @@ def _alone(folder: Path) -> Iterator[None]:
             here.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(here, os.O_RDONLY)
             held.callback(os.close, descriptor)
-            try:
-                # On the folder itself: no lock file remains.
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock(descriptor, wait=False):  # on the folder itself: no lock file remains
                 raise UsageError(
                     f"another run writes to {folder} at this moment: wait for it, or name another --out"
-                ) from None
-            except OSError:  # a disk without locks lets every run pass
-                pass
+                )
 
         first_writes(claim, str(folder))
         yield

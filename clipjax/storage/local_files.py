@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import IO
 from etils import epath
 
 from clipjax.errors import DataError
+from clipjax.storage.locks import lock, surely_locked
 from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, write_flushed
 
 # Errors of link() on a disk without hard links (FAT, many network and phone disks).
@@ -58,8 +58,7 @@ class LocalFiles:
     def hold(self, path: epath.Path) -> IO[bytes]:
         """Held until closed or the process ends. Raises FileNotFoundError if it is missing."""
         file = path.open("rb")
-        with contextlib.suppress(OSError):  # a disk without locks
-            fcntl.flock(file, fcntl.LOCK_SH)
+        lock(file.fileno(), shared=True)
         if not path.exists():  # removed between open() and flock()
             file.close()
             raise FileNotFoundError(path)
@@ -70,7 +69,7 @@ class LocalFiles:
         """Whether no process holds the file (False if it is missing). Within the context none can."""
         with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(surely_locked(Path(path), wait=False))
             except OSError:
                 yield False
             else:
@@ -96,8 +95,7 @@ def _move_unless_exists(draft: Path, path: Path) -> None:
     """The first writer of a name wins; on a disk without locks any of them may, with a whole file."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        lock(folder)
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         os.replace(draft, path)

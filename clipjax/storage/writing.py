@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
+from clipjax.storage.locks import is_at, lock, surely_locked
 from clipjax.storage.remote.buckets import BucketPath, as_path
 from clipjax.storage.remote.publishing import uploading
 
@@ -117,7 +117,7 @@ def restore_folder(folder: Path) -> None:
     if os.path.lexists(folder):
         return
     for aside in _beside(folder, "old"):
-        with contextlib.suppress(OSError), _locked(aside):  # waits for a writer that lives
+        with contextlib.suppress(OSError), surely_locked(aside):  # waits for a writer that lives
             if not os.path.lexists(folder):
                 os.rename(aside, folder)
 
@@ -125,7 +125,7 @@ def restore_folder(folder: Path) -> None:
 def sweep(path: Path) -> None:
     """Remove what dead writers of `path` left beside it."""
     for left in [*_beside(path, "tmp"), *(_beside(path, "old") if os.path.lexists(path) else [])]:
-        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+        with contextlib.suppress(OSError), surely_locked(left, wait=False):
             _remove(left)
 
 
@@ -133,7 +133,7 @@ def sweep_folder(folder: Path, *, folders: bool = False) -> None:
     """Like `sweep`, for all files of a folder, or for all folders in it."""
     drafts = folder.glob(f".*.{'[0-9a-f]' * 32}.tmp")
     for left in (each for each in drafts if each.is_dir() is folders):
-        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+        with contextlib.suppress(OSError), surely_locked(left, wait=False):
             _remove(left)
 
 
@@ -143,8 +143,7 @@ def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     draft = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     descriptor = make(draft)
     try:
-        with contextlib.suppress(OSError):  # a disk without locks: nothing is swept there either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)  # on a disk without locks nothing is swept either
         if is_at(descriptor, draft):
             yield draft
         else:  # swept between making and locking: take another
@@ -153,27 +152,6 @@ def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     finally:
         _remove(draft)
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, how: int = 0) -> Iterator[None]:
-    """Raises OSError if the path is locked, or was moved while waiting."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        if not is_at(descriptor, path):
-            raise FileNotFoundError(path)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def is_at(descriptor: int, path: Path) -> bool:
-    """Whether `path` still is the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
 
 
 def _beside(path: Path, ending: str) -> list[Path]:
@@ -209,7 +187,7 @@ def _exchange(a: Path, b: Path) -> bool:
 def _replace(draft: Path, folder: Path) -> None:
     """Exchange in two steps; the old folder's lock keeps others from restoring it in between."""
     aside = draft.with_suffix(".old")
-    with _locked(folder):
+    with surely_locked(folder):
         os.rename(folder, aside)
         try:
             os.rename(draft, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -137,7 +138,7 @@ def test_leftovers_of_another_name_stay(tmp_path: Path) -> None:
 
 
 def test_a_draft_is_swept_between_making_and_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flock, made = writing.fcntl.flock, []
+    flock, made = fcntl.flock, []
 
     def sweep_first(descriptor: int, how: int) -> None:
         if not made:
@@ -145,7 +146,7 @@ def test_a_draft_is_swept_between_making_and_locking(tmp_path: Path, monkeypatch
             made[0].unlink()
         flock(descriptor, how)
 
-    monkeypatch.setattr(writing.fcntl, "flock", sweep_first)
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
     write_bytes(tmp_path / "file", b"whole")
     assert made
     assert (tmp_path / "file").read_bytes() == b"whole"

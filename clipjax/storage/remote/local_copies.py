@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,10 @@ from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import Version, sha256_json, version_of
+from clipjax.storage.locks import is_at, lock
 from clipjax.storage.reading import check_regular
 from clipjax.storage.remote.buckets import REQUESTS, BucketPath, as_path
-from clipjax.storage.writing import is_at, whole_file
+from clipjax.storage.writing import whole_file
 
 BUDGET = 20 * 10**9  # bytes
 AHEAD = 2  # objects that come while one is read
@@ -177,8 +177,7 @@ def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("wb") as file:
-            with contextlib.suppress(OSError):  # a disk without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file.fileno())
             if not is_at(file.fileno(), path):  # its holder removed it: others may lock another file now
                 continue
             try:

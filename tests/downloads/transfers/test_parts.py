@@ -108,16 +108,16 @@ def test_the_other_process_ends_between_two_looks(
     getting: Getting, server: FileServer, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
     """The part is renamed, or removed, after it was opened and before it is locked."""
-    where, real = address(server, Content(DATA)), part_file._is_ours
+    where, real = address(server, Content(DATA)), part_file.lock
 
-    def is_ours(descriptor: int) -> bool:
-        monkeypatch.setattr(part_file, "_is_ours", real)
+    def lock(descriptor: int, *, wait: bool) -> bool:
+        monkeypatch.setattr(part_file, "lock", real)
         part = part_file.part_of(getting.target)
         part.write_bytes(DATA)
         os.replace(part, getting.target) if finished else part.unlink()
-        return real(descriptor)
+        return real(descriptor, wait=wait)
 
-    monkeypatch.setattr(part_file, "_is_ours", is_ours)
+    monkeypatch.setattr(part_file, "lock", lock)
     assert getting.get(where).address == (None if finished else where)
     assert len(server.requests) == (0 if finished else 1)
 
