@@ -51,6 +51,27 @@ def write(
     return run_id
 
 
+def add(
+    folder: Path,
+    model: str,
+    accuracy: float = 0.5,
+    n: int = 300,
+    *,
+    order: np.ndarray | None = None,
+    seed: int = 0,
+    **changed: Any,
+) -> str:
+    """A run with the same hard images for every model; `order`: of the table's rows."""
+    shared, own = np.random.default_rng(seed), np.random.default_rng([seed, *model.encode()])
+    hard = shared.random(n)
+    correct = 0.7 * hard + 0.3 * own.random(n) < accuracy
+    order = np.arange(n) if order is None else order
+    names = np.array(changed.pop("ids", ids(n)))
+    measures = [Measure("top1", float(correct.mean()), n)]
+    columns = {"id": names[order].tolist(), "correct": correct[order]}
+    return write(folder, columns, model=model, measures=measures, **changed)
+
+
 def ids(n: int) -> list[str]:
     return [f"{i}.png" for i in range(n)]
 

@@ -21,6 +21,8 @@ from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.config import config_dir
+from clipjax.evaluation.comparison.ranking import rank_headlines
+from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.results.store import ResultStore
 
 FIGURES = tuple(sorted((config_dir() / "figures_demo").glob("*.toml")))
@@ -43,4 +45,5 @@ def analyse(out: Path) -> None:
     for figure in FIGURES:
         analyze(load_spec(figure), index, out, prompts=PROMPTS)
     choices = Choices(figures=list(map(str, FIGURES)), claims=CLAIMS, prompts=PROMPTS)
-    write_report(rows, out / "report.html", "demo", choices)
+    rankings = rank_headlines(out / "results", RunFilter(prompts=PROMPTS))
+    write_report(rows, out / "report.html", "demo", choices, rankings=rankings)

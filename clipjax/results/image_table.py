@@ -29,6 +29,24 @@ def read_images_table(data: bytes) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data)).read()
 
 
+def values_of_column(column: pa.ChunkedArray) -> np.ndarray | list[Any]:
+    """A column's values: an array of numbers or bools, a list of anything else and where one is absent."""
+    kind = column.type
+    plain = any(is_one(kind) for is_one in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
+    if column.null_count or not plain:
+        return column.to_pylist()
+    if not column.num_chunks:
+        return np.empty(0, kind.to_pandas_dtype())
+    return np.concatenate([_numbers_of(chunk) for chunk in column.chunks])
+
+
+def _numbers_of(array: pa.Array) -> np.ndarray:
+    data, end = array.buffers()[1], array.offset + len(array)
+    if pa.types.is_boolean(array.type):
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=end, bitorder="little")[array.offset :] > 0
+    return np.frombuffer(data, array.type.to_pandas_dtype(), end)[array.offset :]
+
+
 def _values(column: Any) -> Any:
     # Pyarrow takes neither arrays of two axes nor of Python strings.
     if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):

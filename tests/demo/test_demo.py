@@ -544,7 +544,8 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
     assert len(models) == len(plan.QUICK.models) + 1 + len(plan.QUICK.recipes) + len(settings().tuning.alphas)
     assert all(f'"{model}"' in text for model in models)
     assert "Not here" not in text
-    for figure in ("correspondence", "corruptions_3d", "fine_tuning"):
+    assert all(f'id="{name}"' in text for name in ("ranks-top1", "figure-risk-coverage"))
+    for figure in ("correspondence", "corruptions_3d", "fine_tuning", "risk_coverage"):
         assert all((quick.out / f"{figure}.{ending}").is_file() for ending in ("png", "pdf", "svg"))
     claims = ledger(CLAIMS).claims
     assert len(claims) == 5

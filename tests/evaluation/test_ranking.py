@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from _compared import ids, write
+from _compared import add, ids, write
 from typer.testing import CliRunner
 
 from clipjax import cli
@@ -20,18 +20,6 @@ from clipjax.tasks.task import Measure
 
 ACCURACY = {"a": 0.9, "b": 0.88, "c": 0.5, "d": 0.2}
 N = 300
-
-
-def add(folder, model, accuracy=0.5, n=N, *, order=None, seed=0, **changed):
-    """A run with the same hard images for every model; `order`: of the table's rows."""
-    shared, own = np.random.default_rng(seed), np.random.default_rng([seed, *model.encode()])
-    hard = shared.random(n)
-    correct = 0.7 * hard + 0.3 * own.random(n) < accuracy
-    order = np.arange(n) if order is None else order
-    names = np.array(changed.pop("ids", ids(n)))
-    measures = [Measure("top1", float(correct.mean()), n)]
-    columns = {"id": names[order].tolist(), "correct": correct[order]}
-    return write(folder, columns, model=model, measures=measures, **changed)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipjax.results.image_table import images_table, read_images_table
+from clipjax.results.image_table import images_table, read_images_table, values_of_column
 
 RNG = np.random.default_rng(0)
 COMMON = {
@@ -83,10 +83,29 @@ def test_what_pyarrow_refuses_is_refused_alike(columns: dict[str, Any]) -> None:
     assert str(ours.value) == str(theirs.value)
 
 
+@pytest.mark.parametrize(
+    "column", [np.arange(20) % 3 == 0, np.arange(20), np.arange(20, dtype=np.float32), np.arange(20) / 3]
+)
+def test_values_of_a_column_are_an_array_of_all_its_parts(column: np.ndarray) -> None:
+    whole = images_table({"x": column})["x"]
+    parts = pa.chunked_array([whole.slice(3, 10).chunk(0), whole.slice(13).chunk(0)])
+    values = values_of_column(parts)
+    assert isinstance(values, np.ndarray)
+    assert values.dtype == column.dtype
+    assert np.array_equal(values, column[3:])
+    assert len(values_of_column(whole.slice(0, 0))) == 0
+
+
+@pytest.mark.parametrize("column", [["a", "b"], [1, None], [[1], [2, 3]]])
+def test_values_of_other_columns_are_a_list(column: list[Any]) -> None:
+    assert values_of_column(images_table({"x": column})["x"]) == column
+
+
 def test_common_columns_load_no_pandas() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from test_image_table import *; "
-        "read_images_table(written(images_table(COMMON))).to_pydict(); sys.exit('pandas' in sys.modules)"
+        "table = read_images_table(written(images_table(COMMON))); table.to_pydict(); "
+        "[*map(values_of_column, table.columns)]; sys.exit('pandas' in sys.modules)"
     )
     assert (
         subprocess.run([sys.executable, "-c", code, __file__.rpartition("/")[0]], check=False).returncode == 0

@@ -7,7 +7,7 @@ Imports no JAX.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.answers_section import Images, answers_section
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
+from clipjax.analysis.report.ranks_section import ranks_section
 from clipjax.analysis.report.sections import RowChoice, claims_section, figures_section, tables_section
 from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.model_ranking import ModelRanking
 from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.results.row import Row
 from clipjax.storage.writing import write_bytes
@@ -58,11 +60,14 @@ def write_report(
     choices: Choices = Choices(),
     *,
     images: Images | None = None,
+    rankings: Mapping[str, ModelRanking] | None = None,
 ) -> PageSize:
     """Write the page, whole or not at all.
 
     Args:
         images: a run's id -> its per-image table, for the answers; None shows none.
+        rankings: the models' ranks by metric (`clipjax.evaluation.comparison.ranking.rank_headlines`); None
+            shows none.
 
     Raises:
         UsageError: unknown figure.
@@ -81,6 +86,8 @@ def write_report(
     ]
     if images is not None:
         sections.insert(2, answers_section(rows, images))
+    if rankings:
+        sections.insert(0, ranks_section(rankings))
     text = page(data, [section for section in sections if section.body]).encode()
     write_bytes(out, text)
     return PageSize(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 from clipjax.analysis.rows.alike import Ways, unlike, unlike_in_words
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of
+from clipjax.analysis.rows.model_ranking import rank_text
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -201,11 +202,6 @@ def pivot_cells(
             if ranks is not None:
                 line.append(rank_text(*ranks[model]) if model in ranks else "")
     return titles, lines
-
-
-def rank_text(best: int, worst: int) -> str:
-    """A model's ranks: "3", or "3-5"."""
-    return str(best) if best == worst else f"{best}-{worst}"
 
 
 def _as_csv(table: Pivot) -> str:

@@ -23,7 +23,7 @@ from clipjax.commands.shared.result_folder import checked
 from clipjax.errors import UsageError, visible
 
 if TYPE_CHECKING:
-    from clipjax.evaluation.comparison.ranking import ModelRanking, Place
+    from clipjax.analysis.rows.model_ranking import ModelRanking, Place
 
 FAMILIES = ("all", "each")
 SIDES = ("both", "best", "worst")
@@ -120,7 +120,7 @@ def _record(place: Place) -> dict:
 
 
 def _show(place: Place) -> None:
-    from clipjax.analysis.rows.pivot import rank_text
+    from clipjax.analysis.rows.model_ranking import rank_text
 
     say(visible(f"{place.task} on {place.dataset}, {len(place.models)} models, {place.n:,} images"))
     print_table(

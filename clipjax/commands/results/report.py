@@ -41,10 +41,17 @@ class ReportOptions:
             "--parts/--no-parts", help="Also show numbers of parts of data sets: factors, scores, ..."
         ),
     ] = True
+    ranks: Annotated[
+        bool,
+        typer.Option(
+            "--ranks/--no-ranks",
+            help="Also show the ranks that each model may have, by its headlines.",
+        ),
+    ] = True
 
 
 def report(options: ReportOptions) -> None:
-    r"""Write one HTML page: tables, plots, the paper's figures and tables, answers to questions, and claims.
+    r"""Write one HTML page: tables, plots, ranks, the paper's figures and tables, answers, and claims.
 
     Tables can be sorted and plots explored; each number comes with how it was made. The page is one file and
     needs no network.
@@ -70,6 +77,12 @@ def report(options: ReportOptions) -> None:
             say(each, err=True)
     choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
     name = options.name or options.where.path.resolve().name
-    written = write_report(rows, options.out, name, choices, images=store.images)
+    rankings = None
+    if options.ranks:
+        from clipjax.evaluation.comparison.ranking import rank_headlines
+        from clipjax.evaluation.comparison.run_pairs import RunFilter
+
+        rankings = rank_headlines(options.where.path, RunFilter(options.prompts, options.precision))
+    written = write_report(rows, options.out, name, choices, images=store.images, rankings=rankings)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
     say(f"{options.out}: {written.megabytes:.1f} MB, {models}, {numbers}")

@@ -23,8 +23,8 @@ from clipjax.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from clipjax.analysis.rows.cells import Cell
+    from clipjax.analysis.rows.model_ranking import Place
     from clipjax.analysis.rows.pivot import Pivot
-    from clipjax.evaluation.comparison.ranking import Place
 
 NAMED = 5  # at most this many numbers or columns of a note are listed
 

@@ -11,8 +11,9 @@ other images are left out by name. The tests are those of `clipjax.metrics.uncer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import pyarrow as pa
 
 from clipjax.analysis.diff.differences import how
 from clipjax.analysis.rows.alike import has_own_prompts
+from clipjax.analysis.rows.model_ranking import ModelRanking, Place, RankedModel
 from clipjax.analysis.rows.pivot import better_end
 from clipjax.errors import DataError, UsageError, counted, unknown_name
 from clipjax.evaluation.comparison.run_pairs import RunFilter
@@ -29,62 +31,32 @@ from clipjax.metrics.uncertainty.intervals import LEVEL
 from clipjax.metrics.uncertainty.ranks import FEWEST, PairedMeans, RankLimits, decide_ranks, paired_means
 from clipjax.results.completeness import is_whole
 from clipjax.results.data_sets import images_of
+from clipjax.results.image_table import values_of_column
 from clipjax.results.row import COMPARISON, Row, metric_name
 from clipjax.results.store import ResultStore, run_order
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import Columns, find_task
+from clipjax.tasks.task_names import TASKS
 
 DRAWS = 10_000
+WAY_OF = {"prompts": "prompts", "precision": "precision", "labels": "label_space"}  # by field of `RunFilter`
 OF_PROMPTS = ("prompts", "projection")  # ways of measuring that models with words or heads of their own lack
 
 
-class RankedModel(NamedTuple):
-    """`best` and `worst` limit the model's rank, 1 the best; `worse_than`: who is decidedly better."""
-
-    model: str
-    run: str
-    value: float
-    best: int
-    worst: int
-    worse_than: tuple[str, ...]
+class NoShareOfImages(UsageError):
+    """The metric is not a share of images of which more is better."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """The models of one task and data set, the highest value first.
+class _Tests(NamedTuple):
+    """How ranks are decided; see `rank_models`."""
 
-    Attributes:
-        not_told_from_best: models that no other is decidedly better than.
-        left_out: models -> why.
-    """
-
-    task: str
-    dataset: str
-    metric: str
-    n: int
-    models: tuple[RankedModel, ...]
-    not_told_from_best: tuple[str, ...]
-    left_out: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class ModelRanking:
-    """All places, and the family of tests for which `level` holds.
-
-    Attributes:
-        family: in words.
-        critical: what a difference must exceed at each step, in standard errors, by family.
-        not_ranked: tasks on data sets without a ranking -> why.
-    """
-
-    places: tuple[Place, ...]
-    level: float
-    family: str
-    critical: tuple[tuple[float, ...], ...]
-    draws: int
-    not_ranked: Mapping[str, str]
+    each: bool = False
+    side: str = "both"
+    level: float = LEVEL
+    draws: int = DRAWS
+    seed: int = 0
 
 
 class _Measured(NamedTuple):
@@ -129,32 +101,91 @@ def rank_models(
             or a higher number of it is not better.
         DataError: nowhere are two models measured alike on the same `FEWEST` images or more.
     """
-    if (end := better_end(metric.partition(" ")[0])) in ("lower", "neither"):
-        raise UsageError(f"{metric} does not rank models: its better end is {end} (configs/metrics.toml)")
+    _check_end(metric)
     wanted = {"model": models, "task": tasks, "dataset": datasets, "run_id": runs}
-    rows = _rows(ResultStore(results), metric, wanted)
+    how = _Tests(each, side, level, draws, seed)
+    store = ResultStore(results)
+    rows = _rows(_measured_rows(store), metric, wanted)
+    ranking = _ranking(store, metric, rows, lambda rows: choice or RunFilter(), how)
+    if not ranking.places:
+        why = "; ".join(f"{place}: {words}" for place, words in ranking.not_ranked.items())
+        raise DataError(f"{results}: no models can be ranked by {metric} ({why})")
+    return ranking
+
+
+def rank_headlines(results: str | Path, choice: RunFilter | None = None) -> dict[str, ModelRanking]:
+    """Rankings of all models by the headline metrics of their tasks that are shares of images.
+
+    Args:
+        choice: the ways of measuring to take, each where there is such a run; None: the way that most models
+            share.
+
+    Returns:
+        By metric; the tests of one metric on all data sets are one family. A ranking may have no places.
+    """
+    store, rankings = ResultStore(results), {}
+    rows, measured = _measured_rows(store), {}
+    for row in rows:
+        measured.setdefault(row["task"], set()).add(metric_name(row["metric"], row["slice"]))
+    tasks: dict[str, list[str]] = {}
+    for task in measured.keys() & TASKS.names():
+        for metric in find_task(task).headlines_among(measured[task]):
+            tasks.setdefault(metric, []).append(task)
+    for metric in sorted(tasks, key=lambda name: (-len(tasks[name]), name)):
+        with suppress(NoShareOfImages):
+            _check_end(metric)
+            own = _rows(rows, metric, {"task": tasks[metric]})
+            rankings[metric] = _ranking(store, metric, own, partial(_met, choice), _Tests())
+    return rankings
+
+
+def _check_end(metric: str) -> None:
+    if (end := better_end(metric.partition(" ")[0])) in ("lower", "neither"):
+        raise NoShareOfImages(
+            f"{metric} does not rank models: its better end is {end} (configs/metrics.toml)"
+        )
+
+
+def _ranking(
+    store: ResultStore,
+    metric: str,
+    rows: Sequence[Row],
+    choice: Callable[[Sequence[Row]], RunFilter],
+    how: _Tests,
+) -> ModelRanking:
+    """As `rank_models`, perhaps without places; `choice` is of the rows of a place."""
     found: dict[tuple[str, str], _Measured] = {}
     not_ranked: dict[str, str] = {}
     for place, own in _by_place(rows).items():
         try:
-            found[place] = _measured(ResultStore(results), own, metric, choice or RunFilter())
+            found[place] = _measured(store, own, metric, choice(own))
         except DataError as error:
             not_ranked[" on ".join(place)] = str(error)
-    if not found:
-        why = "; ".join(f"{place}: {words}" for place, words in not_ranked.items())
-        raise DataError(f"{results}: no models can be ranked by {metric} ({why})")
     # A stream for each place: the images of one data set in two tasks are drawn as if they were others, which
     # only widens.
     samples = [
-        paired_means(of.right, draws, generator(" on ".join(place), seed)) for place, of in found.items()
+        paired_means(of.right, how.draws, generator(" on ".join(place), how.seed))
+        for place, of in found.items()
     ]
-    families = [[sample] for sample in samples] if each else [samples]
-    decided = [decide_ranks(family, level, side=side) for family in families]
+    families = [[sample] for sample in samples] if how.each else [samples]
+    decided = [decide_ranks(family, how.level, side=how.side) for family in families]
     ranks = [one for family in decided for one in family.ranks]
     groups = zip(found.items(), samples, ranks, strict=True)
     places = [_place(place, metric, of, sample, own) for (place, of), sample, own in groups]
     critical = tuple(tuple(family.critical) for family in decided)
-    return ModelRanking(tuple(places), level, _family(places, each), critical, draws, not_ranked)
+    family = _family(places, how.each)
+    return ModelRanking(tuple(places), how.level, family, critical, how.draws, not_ranked)
+
+
+def _met(choice: RunFilter | None, rows: Sequence[Row]) -> RunFilter:
+    """The conditions that a row meets."""
+    choice = choice or RunFilter()
+    unmet = [
+        field
+        for field, way in WAY_OF.items()
+        if not any(_ways(row).get(way) == getattr(choice, field) for row in rows)
+    ]
+    return choice._replace(**dict.fromkeys(unmet))
 
 
 def _family(places: Sequence[Place], each: bool) -> str:
@@ -166,10 +197,13 @@ def _family(places: Sequence[Place], each: bool) -> str:
     return f"all {pairs} ordered pairs of models of {len(places)} data sets together"
 
 
-def _rows(store: ResultStore, metric: str, wanted: Mapping[str, Sequence[str]]) -> list[Row]:
-    """The measured rows of the metric, of the wanted models, tasks and data sets."""
+def _measured_rows(store: ResultStore) -> list[Row]:
     store.check_root(exists=True)
-    rows = [row for row in store.rows() if row["origin"] == "measured" and row["precision"] != COMPARISON]
+    return [row for row in store.rows() if row["origin"] == "measured" and row["precision"] != COMPARISON]
+
+
+def _rows(rows: Sequence[Row], metric: str, wanted: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The rows of the metric, of the wanted models, tasks and data sets."""
     names = {metric_name(row["metric"], row["slice"]) for row in rows}
     if metric not in names:
         raise unknown_name("metric", metric, sorted(names))
@@ -220,9 +254,8 @@ def _measured(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunF
 
 def _alike(rows: Sequence[Row], choice: RunFilter) -> tuple[list[Row], dict[str, str]]:
     """Each model's newest run of the way that most models share, and why other models have none."""
-    asked = {"prompts": choice.prompts, "precision": choice.precision, "label_space": choice.labels}
-    flags = {"label_space": "labels"}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = {way: value for field, way in WAY_OF.items() if (value := getattr(choice, field)) is not None}
+    flags = {way: field for field, way in WAY_OF.items()}
     fitting = [row for row in rows if all(_ways(row).get(k, v) == v for k, v in asked.items())]
     every = {canonical_json(_ways(row)): _ways(row) for row in fitting}  # the newest last
     # A classifier agrees with any prompts: its own way would put models with different prompts in one group.
@@ -233,7 +266,7 @@ def _alike(rows: Sequence[Row], choice: RunFilter) -> tuple[list[Row], dict[str,
     }
     groups = [[row for row in fitting if _agrees(_ways(row), ways)] for ways in candidates.values()]
     if not groups:
-        raise DataError(f"no run has {', '.join(f'--{flags.get(k, k)} {v}' for k, v in asked.items())}")
+        raise DataError(f"no run has {', '.join(f'--{flags[k]} {v}' for k, v in asked.items())}")
     best = max(
         range(len(groups)), key=lambda k: (len({*map(model_name, groups[k])}), is_whole(groups[k][-1]), k)
     )
@@ -267,9 +300,7 @@ class _Lazy(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self.table.column_names:
             raise KeyError(name)
-        column = self.table[name]
-        plain = pa.types.is_primitive(column.type) and not column.null_count
-        return column.to_numpy() if plain else column.to_pylist()
+        return values_of_column(self.table[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self.table.column_names
@@ -296,14 +327,14 @@ def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray,
         raise DataError(f"its per-image table cannot be read: {error}") from None
     if paired is None or metric not in paired.right:
         known = ", ".join(paired.right) if paired is not None and paired.right else "none"
-        raise UsageError(
+        raise NoShareOfImages(
             f"{metric} of {task.name} is not a share of images, as ranks need; such shares: {known}"
         )
     ids, right = table["id"], np.asarray(paired.right[metric], bool)
     if (over := paired.over.get(metric)) is not None:
         ids = ids.filter(pa.array(over))
     if len(ids) != len(right):
-        raise UsageError(f"{metric} of {task.name} is of sets of images, and ranks are of single images")
+        raise NoShareOfImages(f"{metric} of {task.name} is of sets of images, and ranks are of single images")
     return ids, right
 
 
