@@ -484,7 +484,7 @@ def test_annotations_follow_from_the_scenes(quick: Quick) -> None:
 def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
     assert all(f"\n{table.heading}\n" in quick.stdout for table in settings().tables)
     drawn = quick.stdout.split("\nfigures ")[1].split(" (and .pdf)")[0].split(", ")
-    assert len(drawn) == 11
+    assert len(drawn) == 12
     assert all(Path(picture.strip()).is_file() for picture in drawn)
     for figure in ("accuracy.png", "factors.pdf", "reliability.png", "ood.png", "cues.png", "world.jpg"):
         assert (quick.out / figure).is_file()

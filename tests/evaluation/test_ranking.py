@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from clipjax import cli
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.comparison import ranking
+from clipjax.evaluation.comparison import alike_runs
 from clipjax.evaluation.comparison.ranking import rank_models
 from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.tasks.task import Measure
@@ -259,9 +259,9 @@ def test_other_words_of_an_option_are_refused(folder, option):
 
 def test_only_the_columns_asked_for_are_read(folder, monkeypatch):
     read = []
-    before = ranking._Lazy.__getitem__
+    before = alike_runs.LazyColumns.__getitem__
     monkeypatch.setattr(
-        ranking._Lazy, "__getitem__", lambda own, name: read.append(name) or before(own, name)
+        alike_runs.LazyColumns, "__getitem__", lambda own, name: read.append(name) or before(own, name)
     )
     rank_models(folder, "top1")
     assert set(read) == {"correct"}

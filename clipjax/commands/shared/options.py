@@ -174,6 +174,9 @@ NoRetryOption = Annotated[
 ]
 
 
+ResultsOption = Annotated[Path | None, typer.Option("--results", help="The same as RESULTS.")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultsOptions:
     """The folder of result rows: the last argument, or --results as in the commands that write it."""
@@ -185,7 +188,7 @@ class ResultsOptions:
             help="Folder that `clipjax eval --results` wrote to. Default: results.",
         ),
     ] = None
-    results: Annotated[Path | None, typer.Option("--results", help="The same as RESULTS.")] = None
+    results: ResultsOption = None
 
     @property
     def path(self) -> Path:

@@ -96,7 +96,7 @@ def _resampled(
     assert first is not None
     assert second is not None
     try:
-        rows, samples = _samples(both[0], n, about)
+        rows, samples = samples_of(both[0], n, about)
     except ValueError as error:  # too little to draw from
         return [], dict.fromkeys(values, str(error))
 
@@ -119,7 +119,8 @@ def _resampled(
     return numbers, left_out
 
 
-def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
+def samples_of(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
+    """The rows of each group of images, and its resampling. Raises ValueError: too little to draw from."""
     groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
     clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
     names = list(dict.fromkeys(groups.tolist()))

@@ -10,39 +10,31 @@ other images are left out by name. The tests are those of `clipjax.metrics.uncer
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from clipjax.analysis.diff.differences import how
-from clipjax.analysis.rows.alike import has_own_prompts
 from clipjax.analysis.rows.model_ranking import ModelRanking, Place, RankedModel
 from clipjax.analysis.rows.pivot import better_end
 from clipjax.errors import DataError, UsageError, counted, unknown_name
+from clipjax.evaluation.comparison.alike_runs import LazyColumns, alike, met, on_same_images
 from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import LEVEL
 from clipjax.metrics.uncertainty.ranks import FEWEST, PairedMeans, RankLimits, decide_ranks, paired_means
-from clipjax.results.completeness import is_whole
-from clipjax.results.data_sets import images_of
-from clipjax.results.image_table import values_of_column
 from clipjax.results.row import COMPARISON, Row, metric_name
 from clipjax.results.store import ResultStore, run_order
 from clipjax.results.tables import model_name
-from clipjax.storage.digests import canonical_json
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import Columns, find_task
 from clipjax.tasks.task_names import TASKS
 
 DRAWS = 10_000
-WAY_OF = {"prompts": "prompts", "precision": "precision", "labels": "label_space"}  # by field of `RunFilter`
-OF_PROMPTS = ("prompts", "projection")  # ways of measuring that models with words or heads of their own lack
 
 
 class NoShareOfImages(UsageError):
@@ -135,7 +127,7 @@ def rank_headlines(results: str | Path, choice: RunFilter | None = None) -> dict
         with suppress(NoShareOfImages):
             _check_end(metric)
             own = _rows(rows, metric, {"task": tasks[metric]})
-            rankings[metric] = _ranking(store, metric, own, partial(_met, choice), _Tests())
+            rankings[metric] = _ranking(store, metric, own, partial(met, choice), _Tests())
     return rankings
 
 
@@ -175,17 +167,6 @@ def _ranking(
     critical = tuple(tuple(family.critical) for family in decided)
     family = _family(places, how.each)
     return ModelRanking(tuple(places), how.level, family, critical, how.draws, not_ranked)
-
-
-def _met(choice: RunFilter | None, rows: Sequence[Row]) -> RunFilter:
-    """The conditions that a row meets."""
-    choice = choice or RunFilter()
-    unmet = [
-        field
-        for field, way in WAY_OF.items()
-        if not any(_ways(row).get(way) == getattr(choice, field) for row in rows)
-    ]
-    return choice._replace(**dict.fromkeys(unmet))
 
 
 def _family(places: Sequence[Place], each: bool) -> str:
@@ -234,82 +215,23 @@ def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 def _measured(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunFilter) -> _Measured:
     """Raises DataError if fewer than two models are left, UsageError if `metric` is not a share of images."""
-    chosen, left_out = _alike(rows, choice)
+    chosen, left_out = alike(rows, choice)
     loaded: list[tuple[Row, pa.ChunkedArray, np.ndarray]] = []
     for row in chosen:
         try:
             loaded.append((row, *_loaded(store, row, metric)))
         except DataError as error:
             left_out[model_name(row)] = str(error)
-    kept, others = _on_same_images(loaded)
+    kept, others = on_same_images([(row, ids) for row, ids, _ in loaded])
     left_out |= others
     if len(kept) < 2:
         why = "; ".join(f"{model} is left out: {words}" for model, words in left_out.items())
         raise DataError(f"ranks need two models or more on the same images{f' ({why})' if why else ''}")
-    right = np.stack([values for _, values in kept])
+    values = {row["run_id"]: right for row, _, right in loaded}
+    right = np.stack([values[row["run_id"]][order] for row, order in kept])
     if right.shape[1] < FEWEST:
         raise DataError(f"only {counted(right.shape[1], 'image')}: ranks need {FEWEST}")
     return _Measured([row for row, _ in kept], right, left_out)
-
-
-def _alike(rows: Sequence[Row], choice: RunFilter) -> tuple[list[Row], dict[str, str]]:
-    """Each model's newest run of the way that most models share, and why other models have none."""
-    asked = {way: value for field, way in WAY_OF.items() if (value := getattr(choice, field)) is not None}
-    flags = {way: field for field, way in WAY_OF.items()}
-    fitting = [row for row in rows if all(_ways(row).get(k, v) == v for k, v in asked.items())]
-    every = {canonical_json(_ways(row)): _ways(row) for row in fitting}  # the newest last
-    # A classifier agrees with any prompts: its own way would put models with different prompts in one group.
-    candidates = {
-        name: ways
-        for name, ways in every.items()
-        if not any(len(other) > len(ways) and _agrees(ways, other) for other in every.values())
-    }
-    groups = [[row for row in fitting if _agrees(_ways(row), ways)] for ways in candidates.values()]
-    if not groups:
-        raise DataError(f"no run has {', '.join(f'--{flags[k]} {v}' for k, v in asked.items())}")
-    best = max(
-        range(len(groups)), key=lambda k: (len({*map(model_name, groups[k])}), is_whole(groups[k][-1]), k)
-    )
-    newest = {model_name(row): row for row in groups[best]}
-    ways = [*candidates.values()][best]
-    others = {model_name(row): _unlike(row, ways) for row in rows if model_name(row) not in newest}
-    return [*newest.values()], others
-
-
-def _ways(row: Row) -> dict[str, str]:
-    """How the row was measured; without prompts for a model with words or a head of its own."""
-    return {k: v for k, v in how(row).items() if not (k in OF_PROMPTS and has_own_prompts(row))}
-
-
-def _agrees(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    return all(one[name] == other[name] for name in one.keys() & other.keys())
-
-
-def _unlike(row: Row, ways: Mapping[str, str]) -> str:
-    own = _ways(row)
-    said = [f"{k.replace('_', ' ')} {own[k]}, not {ways[k]}" for k in own if own[k] != ways.get(k, own[k])]
-    return f"measured with {'; '.join(said)}" if said else "measured in another way"
-
-
-class _Lazy(Mapping[str, Any]):
-    """The columns of a table, read when they are asked for: a ranking needs two of many."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.table.column_names:
-            raise KeyError(name)
-        return values_of_column(self.table[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.table.column_names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.table.column_names)
-
-    def __len__(self) -> int:
-        return len(self.table.column_names)
 
 
 def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray, np.ndarray]:
@@ -320,7 +242,7 @@ def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray,
             f"made by version {row['task_version']} of the task, not {task.version}: run it again"
         )
     table = store.images(row["run_id"])
-    columns: Columns = _Lazy(table)
+    columns: Columns = LazyColumns(table)
     try:
         paired = None if task.paired is None else task.paired(columns, About(row["dataset"], None))
     except (ValueError, KeyError) as error:
@@ -336,34 +258,6 @@ def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray,
     if len(ids) != len(right):
         raise NoShareOfImages(f"{metric} of {task.name} is of sets of images, and ranks are of single images")
     return ids, right
-
-
-def _on_same_images(
-    loaded: Sequence[tuple[Row, pa.ChunkedArray, np.ndarray]],
-) -> tuple[list[tuple[Row, np.ndarray]], dict[str, str]]:
-    """The runs on the images that most share, in one order of images, and why others are left out."""
-    groups: dict[bytes, list[tuple[Row, np.ndarray]]] = {}
-    orders: list[tuple[pa.ChunkedArray, np.ndarray, bytes]] = []  # equal columns are sorted once
-    for row, ids, right in loaded:
-        known = next((each for each in orders if each[0].equals(ids)), None)
-        if known is None:
-            names = np.array(ids.to_pylist(), dtype=str)
-            order = np.argsort(names)
-            known = ids, order, canonical_json(names[order].tolist()).encode()
-            orders.append(known)
-        groups.setdefault(known[2], []).append((row, right[known[1]]))
-    kept = max(groups.values(), key=len, default=[])
-    digests = Counter(digest for row, _ in kept if (digest := images_of(row)) is not None)
-    common = digests.most_common(1)[0][0] if digests else None
-    left_out = {
-        model_name(row): f"measured on {len(right)} other images, not on the {len(kept[0][1])} of most models"
-        for group in groups.values()
-        if group is not kept
-        for row, right in group
-    }
-    other = [row for row, _ in kept if images_of(row) not in (None, common)]
-    left_out |= {model_name(row): "its images have the same names and other contents" for row in other}
-    return [(row, right) for row, right in kept if images_of(row) in (None, common)], left_out
 
 
 def _place(
