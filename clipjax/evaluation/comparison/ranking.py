@@ -51,7 +51,7 @@ class _Tests(NamedTuple):
     seed: int = 0
 
 
-class _Measured(NamedTuple):
+class MeasuredModels(NamedTuple):
     """Runs on the same images: rows, and whether each is right about each image, bool [M, N]."""
 
     rows: list[Row]
@@ -97,7 +97,7 @@ def rank_models(
     wanted = {"model": models, "task": tasks, "dataset": datasets, "run_id": runs}
     how = _Tests(each, side, level, draws, seed)
     store = ResultStore(results)
-    rows = _rows(_measured_rows(store), metric, wanted)
+    rows = _rows(measured_rows(store), metric, wanted)
     ranking = _ranking(store, metric, rows, lambda rows: choice or RunFilter(), how)
     if not ranking.places:
         why = "; ".join(f"{place}: {words}" for place, words in ranking.not_ranked.items())
@@ -113,11 +113,13 @@ def rank_headlines(results: str | Path, choice: RunFilter | None = None) -> dict
             share.
 
     Returns:
-        By metric; the tests of one metric on all data sets are one family. A ranking may have no places.
+        By metric; the tests of one metric on all data sets are one family. A ranking may have no places. None
+        of tasks of which nowhere two models were measured.
     """
     store, rankings = ResultStore(results), {}
-    rows, measured = _measured_rows(store), {}
-    for row in rows:
+    rows, measured = measured_rows(store), dict[str, set[str]]()
+    several = _with_several_models(rows)  # the modules of other tasks are not loaded
+    for row in (row for row in rows if row["task"] in several):
         measured.setdefault(row["task"], set()).add(metric_name(row["metric"], row["slice"]))
     tasks: dict[str, list[str]] = {}
     for task in measured.keys() & TASKS.names():
@@ -129,6 +131,14 @@ def rank_headlines(results: str | Path, choice: RunFilter | None = None) -> dict
             own = _rows(rows, metric, {"task": tasks[metric]})
             rankings[metric] = _ranking(store, metric, own, partial(met, choice), _Tests())
     return rankings
+
+
+def _with_several_models(rows: Sequence[Row]) -> set[str]:
+    """The tasks of which several models were measured on one data set."""
+    models: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        models.setdefault((row["task"], row["dataset"]), set()).add(model_name(row))
+    return {task for (task, _), names in models.items() if len(names) > 1}
 
 
 def _check_end(metric: str) -> None:
@@ -146,11 +156,11 @@ def _ranking(
     how: _Tests,
 ) -> ModelRanking:
     """As `rank_models`, perhaps without places; `choice` is of the rows of a place."""
-    found: dict[tuple[str, str], _Measured] = {}
+    found: dict[tuple[str, str], MeasuredModels] = {}
     not_ranked: dict[str, str] = {}
     for place, own in _by_place(rows).items():
         try:
-            found[place] = _measured(store, own, metric, choice(own))
+            found[place] = measured_alike(store, own, metric, choice(own))
         except DataError as error:
             not_ranked[" on ".join(place)] = str(error)
     # A stream for each place: the images of one data set in two tasks are drawn as if they were others, which
@@ -178,7 +188,8 @@ def _family(places: Sequence[Place], each: bool) -> str:
     return f"all {pairs} ordered pairs of models of {len(places)} data sets together"
 
 
-def _measured_rows(store: ResultStore) -> list[Row]:
+def measured_rows(store: ResultStore) -> list[Row]:
+    """The rows of clipjax's own runs. Raises DataError if there is no folder of results."""
     store.check_root(exists=True)
     return [row for row in store.rows() if row["origin"] == "measured" and row["precision"] != COMPARISON]
 
@@ -213,8 +224,13 @@ def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 # The models that were measured alike.
 
 
-def _measured(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunFilter) -> _Measured:
-    """Raises DataError if fewer than two models are left, UsageError if `metric` is not a share of images."""
+def measured_alike(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunFilter) -> MeasuredModels:
+    """The models of one task and data set that were measured alike on the same images.
+
+    Raises:
+        DataError: fewer than two models are left, or they have fewer than `FEWEST` images.
+        NoShareOfImages: `metric` is not a share of images.
+    """
     chosen, left_out = alike(rows, choice)
     loaded: list[tuple[Row, pa.ChunkedArray, np.ndarray]] = []
     for row in chosen:
@@ -231,7 +247,7 @@ def _measured(store: ResultStore, rows: Sequence[Row], metric: str, choice: RunF
     right = np.stack([values[row["run_id"]][order] for row, order in kept])
     if right.shape[1] < FEWEST:
         raise DataError(f"only {counted(right.shape[1], 'image')}: ranks need {FEWEST}")
-    return _Measured([row for row, _ in kept], right, left_out)
+    return MeasuredModels([row for row, _ in kept], right, left_out)
 
 
 def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray, np.ndarray]:
@@ -261,7 +277,7 @@ def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray,
 
 
 def _place(
-    place: tuple[str, str], metric: str, measured: _Measured, sample: PairedMeans, ranks: RankLimits
+    place: tuple[str, str], metric: str, measured: MeasuredModels, sample: PairedMeans, ranks: RankLimits
 ) -> Place:
     names = [model_name(row) for row in measured.rows]
     order = sorted(range(len(names)), key=lambda k: (-sample.means[k], names[k]))

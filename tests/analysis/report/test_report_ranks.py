@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _compared import add, retrieval_table, write
@@ -79,13 +80,21 @@ def test_ways_that_no_run_has_are_not_asked_for(folder: Path) -> None:
     assert {each.model for each in rank_headlines(folder)["top1"].places[0].models} == ACCURACY.keys()
 
 
-@pytest.mark.parametrize(("n", "why"), [(300, "two models or more"), (3, "only 3 images: ranks need 30")])
-def test_what_cannot_be_ranked_says_why(tmp_path: Path, n: int, why: str) -> None:
-    for model in "a" if n == 300 else "ab":
-        add(tmp_path, model, n=n, recipe_hash=model * 64)
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"n": 3}, "only 3 images: ranks need 30"), ({"precision": "fast"}, "two models or more")],
+)
+def test_what_cannot_be_ranked_says_why(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
+    add(tmp_path, "a", n=changed.get("n", 300), recipe_hash="a" * 64)
+    add(tmp_path, "b", recipe_hash="b" * 64, **changed)
     said = "".join(parsed(tmp_path).itertext())
     assert "top1: no models can be ranked." in said
     assert why in said
+
+
+def test_one_model_has_no_ranks(tmp_path: Path) -> None:
+    add(tmp_path, "a")
+    assert rank_headlines(tmp_path) == {}
 
 
 def test_a_headline_that_is_no_share_of_images_has_no_table(tmp_path: Path) -> None:
