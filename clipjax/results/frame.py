@@ -16,7 +16,7 @@ import pyarrow as pa
 from clipjax.errors import UsageError, unknown_name
 from clipjax.results.published.references import with_imported
 from clipjax.results.row import Row
-from clipjax.results.row_table import json_texts, nested, row_table
+from clipjax.results.row_table import flat_and_nested, json_texts, row_table, schema
 from clipjax.results.rows import without_gc
 from clipjax.results.store import ResultStore
 
@@ -58,11 +58,15 @@ def load_results(
     store = ResultStore(folder)
     store.check_runs()
     rows = with_imported(store.rows(every=every))
-    frame = _frame(as_, row_table(rows))
-    if as_ == "pandas":
-        for name in nested():
-            frame[name] = library.Series([row.get(name) for row in rows], dtype=object)
+    frame = _pandas(library, rows) if as_ == "pandas" else _frame(as_, row_table(rows))
     return (frame, _frame(as_, image_rows(store, rows))) if images else frame
+
+
+def _pandas(library: Any, rows: Sequence[Row]) -> Any:
+    table, values = flat_and_nested(rows)
+    flat = table.to_pandas()
+    objects = {name: library.Series(column, dtype=object) for name, column in values.items()}
+    return library.DataFrame({name: objects.get(name, flat.get(name)) for name in schema().names})
 
 
 def _library(name: str) -> Any:

@@ -23,7 +23,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +153,7 @@ class ResultStore:
         with without_gc():
             runs = self._runs(names)
             _refuse_copies(self.root, names, runs)
-            if every:
-                kept = [row for rows in runs for row in rows]
-            else:
-                newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
-                kept = [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
+            kept = list(itertools.chain(*(runs if every else _newest(runs))))
             return kept if as_recorded else with_distinct_names(kept)
 
     def _runs(self, names: Sequence[str]) -> list[list[Row]]:
@@ -326,6 +322,15 @@ def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) 
     for name, rows in zip(names, runs):
         if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
             raise DataError(f"{root / other} and {root / name} are one run: remove one of them")
+
+
+def _newest(runs: Sequence[list[Row]]) -> Iterator[list[Row]]:
+    """The runs without the rows whose recipe a later run has, too."""
+    recipes = [[row["recipe_hash"] for row in rows] for rows in runs]
+    newest = {recipe: k for k, some in enumerate(recipes) for recipe in some}
+    for k, (rows, some) in enumerate(zip(runs, recipes)):
+        left = [newest[recipe] == k for recipe in some]
+        yield rows if all(left) else list(itertools.compress(rows, left))
 
 
 def _read(path: Path) -> bytes:

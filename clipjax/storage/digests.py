@@ -63,11 +63,11 @@ def sha256_json(value: object) -> str:
     return sha256_bytes(canonical_json(value).encode())
 
 
-def version_of(path: Path) -> Version:
+def version_of(path: Path | str) -> Version:
     """Raises OSError if missing; on a bucket as `BucketPath.ask`."""
     if isinstance(path, BucketPath):
         return Version(*path.version())
-    status = path.stat()
+    status = os.stat(path)
     return Version(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 

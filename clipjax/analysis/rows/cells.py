@@ -197,12 +197,15 @@ def cells_of(
             other ways (`WAYS` and those of answers).
     """
     index = rows if isinstance(rows, RowIndex) else RowIndex(rows)
-    terms = dict.fromkeys(term for column in columns for term in column.terms)
+    terms = {term: index.of(term) for column in columns for term in column.terms}
     table = {}
     for model in dict.fromkeys(index.models_of(terms) if models is None else models):
-        of_model = {term: index.of(term)[model] for term in terms if model in index.of(term)}
-        by_term = {term: _choose(model, term, some, prompts, precision) for term, some in of_model.items()}
-        if of_model:
+        by_term = {
+            term: some[0] if len(some) == 1 else _choose(model, term, some, prompts, precision)
+            for term, by_model in terms.items()
+            if (some := by_model.get(model))
+        }
+        if by_term:
             table[model] = [_cell(model, column, by_term) for column in columns]
     return table
 
@@ -217,8 +220,6 @@ def prompts_of(row: Row) -> str | None:
 
 
 def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, precision: str) -> Row:
-    if len(rows) == 1:
-        return rows[0]
     for wanted in (
         is_whole,
         lambda row: "made" not in row["convention"],
@@ -266,15 +267,12 @@ def _cell(model: str, column: Column, by_term: Mapping[Term, Row]) -> Cell:
             missing.append(str(term) if row is None or not row["note"] else f"{term} ({row['note']})")
     if missing:
         return Cell(column, None, None, tuple(used), tuple(missing), [])
-    value = sum(row["value"] for row in used) / len(used)
+    value = sum([row["value"] for row in used]) / len(used)
     cell = Cell(column, value, _interval(column, value, used), tuple(used), (), [])
-    known = _published(model, column, used) if _comparable(used) else []
-    return replace(cell, reference=compare(value, known, cell.part)) if known else cell
-
-
-def _comparable(rows: Sequence[Row]) -> bool:
     # A published number is not compared with published numbers.
-    return any(row["origin"] == "measured" for row in rows) or len(rows) > 1
+    comparable = len(used) > 1 or used[0]["origin"] == "measured"
+    known = _published(model, column, used) if comparable else []
+    return replace(cell, reference=compare(value, known, cell.part)) if known else cell
 
 
 def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:

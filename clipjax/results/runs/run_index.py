@@ -14,16 +14,19 @@ bucket.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import json
 import os
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipjax.results.row import Row
+from clipjax.results.row import Limits, Row
 from clipjax.results.rows import without_gc
 from clipjax.results.runs.run_files import IMAGES, ROWS, RUN
 from clipjax.storage.digests import SETTLED_NS, Version, clock_ns, sha256_bytes, sha256_json, version_of
@@ -32,7 +35,7 @@ from clipjax.storage.records import json_schema
 from clipjax.storage.writing import draft_file
 
 NAME = ".index.jsonl"
-FORMAT = 1
+FORMAT = 2
 LEAST = 1_000  # new rows for which an index is written
 SHARE = 10  # and that part of all rows: a large index is not written for each new run
 
@@ -44,7 +47,10 @@ class _Line(NamedTuple):
         files: as `RunIndex.versions`.
         shared: the fields that all rows have in common.
         keys: lists of the other fields; mostly one, because rows mostly have the same ones.
-        rows: of each the place of its list in `keys`, and the values.
+        rows: of each the place of its list in `keys`, and the values; None for those that are packed.
+        values: the field "value" of all rows, packed; None if one of them is not a float.
+        limits: the lower and the upper limits of all rows, packed, the distinct levels and methods, and the
+            place in them of each row; None if a row has no interval, or a limit is not a float.
     """
 
     run: str
@@ -52,6 +58,8 @@ class _Line(NamedTuple):
     shared: dict[str, Any]
     keys: list[list[str]]
     rows: list[Any]
+    values: str | None
+    limits: tuple[str, str, list[tuple[float, str]], list[int]] | None
 
 
 class RunIndex:
@@ -66,18 +74,26 @@ class RunIndex:
 
     def versions(self, run_id: str) -> list[Any]:
         """The versions of a run's files, None for an absent one."""
-        return [_version(self.root / run_id / name) for name in (RUN, ROWS, IMAGES)]
+        return [_version(f"{self.root}/{run_id}/{name}") for name in (RUN, ROWS, IMAGES)]
 
     def rows(self, run_id: str, versions: Sequence[Any]) -> list[Row] | None:
         """The rows of a run; None if the index lacks them as its files are now."""
         if run_id not in self._kept or self._kept[run_id][1].files != versions:
             return None
         self._used.add(run_id)
-        _, _, shared, keys, lines = self._kept[run_id][1]
+        line = self._kept[run_id][1]
         rows: list[Any] = []
-        for k, values in lines:
-            rows.append(row := shared.copy())
-            row.update(zip(keys[k], values))
+        for k, values in line.rows:
+            rows.append(row := line.shared.copy())
+            row.update(zip(line.keys[k], values))
+        if line.values is not None:
+            for row, value in zip(rows, _unpacked(line.values)):
+                row["value"] = value
+        if line.limits is not None:
+            lo, hi, kinds, places = line.limits
+            for row, low, high, place in zip(rows, _unpacked(lo), _unpacked(hi), places):
+                level, method = kinds[place]
+                row["interval"] = {"lo": low, "hi": high, "level": level, "method": method}
         return rows
 
     def add(self, run_id: str, versions: list[Any], rows: list[Row]) -> None:
@@ -104,7 +120,7 @@ class RunIndex:
                 os.replace(draft, self.root / NAME)
 
 
-def _version(path: Path) -> list[int] | None:
+def _version(path: str) -> list[int] | None:
     try:
         return [*version_of(path)]
     except OSError:
@@ -119,13 +135,37 @@ def _is_settled(version: Version, now: int, mounts: dict[tuple[int, int], str]) 
 def _line(run: str, versions: list[Any], rows: Sequence[Row]) -> bytes:
     # The rows of a run share the objects of their common fields.
     shared = {key: value for key, value in rows[0].items() if all(row.get(key) is value for row in rows)}
+    values = None if "value" in shared else _packed([row["value"] for row in rows])
+    limits = None if "interval" in shared else _packed_limits([row["interval"] for row in rows])
+    packed = {*(["value"] if values else []), *(["interval"] if limits else [])}
     keys: dict[tuple[str, ...], int] = {}
     lines = []
     for row in rows:
-        own = {key: value for key, value in row.items() if key not in shared}
+        own = {key: None if key in packed else value for key, value in row.items() if key not in shared}
         lines.append([keys.setdefault(tuple(own), len(keys)), [*own.values()]])
-    line = _Line(run, versions, shared, [[*each] for each in keys], lines)
+    line = _Line(run, versions, shared, [[*each] for each in keys], lines, values, limits)
     return json.dumps(line, allow_nan=False).encode() + b"\n"
+
+
+def _packed(values: Sequence[Any]) -> str | None:
+    """Floats as base64 of their bytes, read ten times as fast as digits; None if one is not a float."""
+    return base64.b64encode(array("d", values)).decode() if {*map(type, values)} == {float} else None
+
+
+def _unpacked(text: str) -> array[float]:
+    values = array("d")
+    values.frombytes(base64.b64decode(text))
+    return values
+
+
+def _packed_limits(intervals: Sequence[Limits | None]) -> Any:
+    known = [interval for interval in intervals if interval is not None]
+    lo, hi = (_packed([interval[end] for interval in known]) for end in ("lo", "hi"))
+    if len(known) < len(intervals) or lo is None or hi is None:
+        return None
+    kinds: dict[tuple[float, str], int] = {}  # a level is between 0 and 1, so equal ones are of one type
+    places = [kinds.setdefault((one["level"], one["method"]), len(kinds)) for one in known]
+    return lo, hi, list(kinds), places
 
 
 def _head(body: bytes) -> bytes:
@@ -134,8 +174,8 @@ def _head(body: bytes) -> bytes:
 
 @functools.cache
 def _record() -> str:
-    """What decides whether rows are right: the record of a row, and clipjax's version."""
-    return sha256_json([version("clipjax"), json_schema(Row, "row")])
+    """What decides whether rows are right: the record of a row, clipjax's version, and the order of bytes."""
+    return sha256_json([version("clipjax"), json_schema(Row, "row"), sys.byteorder])
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, _Line]]:
@@ -147,5 +187,5 @@ def _read(path: Path) -> Iterator[tuple[bytes, _Line]]:
     if _head(body) != head + b"\n":
         return
     with without_gc():
-        for data in body.splitlines(keepends=True):
-            yield data, _Line(*json.loads(data))
+        for data in body.split(b"\n")[:-1]:  # `splitlines` takes four times as long
+            yield data + b"\n", _Line(*json.loads(data))

@@ -14,7 +14,7 @@ in `__post_init__`, which raises ValueError.
 
 from clipjax.storage.records.limits import AtLeast, Between, FilledText, MatchesPattern, NotEmpty
 from clipjax.storage.records.problems import Problems, check_keys
-from clipjax.storage.records.read import field_names, json_schema, read
+from clipjax.storage.records.read import field_names, json_schema, needed_names, read
 
 __all__ = [
     "AtLeast",
@@ -26,5 +26,6 @@ __all__ = [
     "check_keys",
     "field_names",
     "json_schema",
+    "needed_names",
     "read",
 ]

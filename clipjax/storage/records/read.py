@@ -62,6 +62,11 @@ def field_names(cls: type) -> list[str]:
     return list(_keys(cls).kinds)
 
 
+def needed_names(cls: type) -> list[str]:
+    """The fields that every record of a `TypedDict` has, in order."""
+    return list(_keys(cls).needed)
+
+
 def json_schema(cls: type, title: str) -> dict[str, Any]:
     """The JSON Schema of a `TypedDict`. JSON has no NaN, which `read` refuses."""
     draft = "https://json-schema.org/draft/2020-12/schema"

@@ -74,6 +74,32 @@ def test_rows_through_the_index_are_those_of_the_runs(store: ResultStore) -> Non
     assert text(store) == first == of_the_runs(store)
 
 
+@pytest.mark.parametrize(
+    ("odd", "packed"),
+    [
+        ({}, (True, True)),
+        ({"value": 1}, (False, True)),
+        ({"interval": None}, (True, False)),
+        ({"interval": {"lo": 0, "hi": 0.5, "level": 0.95, "method": "wilson"}}, (True, False)),
+        ({"interval": {"lo": 0.1, "hi": 1 / 3, "level": 0.5, "method": "other"}}, (True, True)),
+    ],
+)
+def test_numbers_that_are_packed_come_back_with_their_types(
+    tmp_path: Path, odd: dict[str, Any], packed: tuple[bool, bool]
+) -> None:
+    store, run = ResultStore(tmp_path), new_run_id()
+    own = [
+        {"value": 0.1 * j, "interval": {"lo": 0.1 * j, "hi": 0.3, "level": 0.9, "method": "x"}}
+        for j in range(3)
+    ]
+    store.add([row(run, slice=str(j)) | each for j, each in enumerate([*own, own[0] | odd])])
+    first = text(store)
+    line = json.loads((store.root / NAME).read_bytes().splitlines()[1])
+    assert (line[5] is not None, line[6] is not None) == packed
+    assert (reads(store), text(store)) == ([], first)
+    assert first == of_the_runs(store)
+
+
 def test_a_run_that_comes_or_goes_is_noticed(store: ResultStore) -> None:
     text(store)
     shutil.rmtree(store.root / store.run_ids()[1])
@@ -151,7 +177,7 @@ def test_an_index_that_is_not_ours_is_made_again(
         monkeypatch.setattr(run_index, "json_schema", lambda *_: json_schema(*_) | {"more": 1})
         run_index._record.cache_clear()
     elif harm == "other format":
-        monkeypatch.setattr(run_index, "FORMAT", 2)
+        monkeypatch.setattr(run_index, "FORMAT", run_index.FORMAT + 1)
     elif harm == "empty":
         path.write_bytes(b"")
     else:
