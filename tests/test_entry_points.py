@@ -36,8 +36,8 @@ TASK = Task(
 FIELDS: dict[type, tuple[str, str]] = {
     Task: (
         "name version section needs convention describe measure",
-        "load_annotations annotated_by check_annotations paired matcher predictions usual headlines kinds "
-        "compares_precisions",
+        "load_annotations annotated_by check_annotations paired matcher predictions usual headlines "
+        "shares kinds compares_precisions",
     ),
     Kind: ("name options lacking not_applicable resolve", "check refusals amounts"),
     Reader: ("read", "layout recognises order pairs"),

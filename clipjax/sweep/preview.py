@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipjax.analysis.claims.ledger import ledger
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted, readable_bytes
 from clipjax.estimates import cost
 from clipjax.estimates.hours import MachineRates, amounts_of, decode_rate, hours_on
+from clipjax.evaluation.comparison.sample_power import Sampled, too_small_for
 from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, all_ready
 from clipjax.storage.entry import key_hash
 from clipjax.storage.reading import is_dir
 from clipjax.sweep.plan import SweepItem, SweepPlan
 from clipjax.sweep.shards import cut
 from clipjax.sweep.state import StoreIndex, embedding_entries
+from clipjax.tasks.task import find_task
 
 HOW = (
     "dots and convolutions of the traced forward pass, two per multiply-add, a scan's body as often as it "
@@ -236,7 +239,17 @@ def _lines(
     ]
     if plan.absent:
         lines.append(_absent_line(plan))
-    return [*lines, *plan.missing_lines]
+    return [*lines, *plan.missing_lines, *too_small_for(_samples(plan, items), ledger().claims, results)]
+
+
+def _samples(plan: SweepPlan, items: Sequence[SweepItem]) -> Iterator[Sampled]:
+    """The shares of images that the runs measure on samples, also of data that are not there."""
+    there, by_cards = cost.DataSizes(), cost.CardSizes()
+    for item, sizes in [*((item, there) for item in items), *((item, by_cards) for item in plan.absent)]:
+        data, limit = item.job.data, item.request.limit
+        if limit is not None and limit < (whole := sizes.of(data, None)):
+            for metric in find_task(item.job.task).shares:
+                yield Sampled(item.job.task, data.card.name, metric, limit, whole)
 
 
 def _absent_line(plan: SweepPlan) -> str:

@@ -268,5 +268,6 @@ TASK = Task(
     check_annotations=check_own,
     paired=paired,
     headlines=(("top1",),),
+    shares=("top1",),
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": True}),
 )

@@ -406,6 +406,7 @@ TASK = Task(
     load_annotations=load_factors,
     paired=paired,
     headlines=(("average",),),
+    shares=("average",),
     predictions=PredictionFiles(
         arrays={"logits": True, "ids": True, "labels": False},
         csv=Csv(CSV, needed=CSV, read=_read_classes, join=_join_classes),

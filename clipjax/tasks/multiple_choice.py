@@ -273,4 +273,5 @@ TASK = Task(
     check_annotations=imagenet_d.check_own,
     paired=paired,
     headlines=((DEBIASED, "top1"),),
+    shares=("top1",),
 )

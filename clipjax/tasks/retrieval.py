@@ -147,4 +147,5 @@ TASK = Task(
     measure=measure,
     paired=paired,
     headlines=(("text_retrieval_recall@5",), ("image_retrieval_recall@5",)),
+    shares=("text_retrieval_recall@5", "text_retrieval_recall@1", "text_retrieval_recall@10"),
 )

@@ -173,6 +173,8 @@ class Task:
         headlines: the numbers by which two runs are judged, fixed before any data. Each is its names in order
             of preference: the first that both runs have is tested, corrected for their number. Other metrics
             are shown without a verdict. (): every metric of `paired` is tested.
+        shares: metrics of `paired` that are shares of all images, the most used first: which difference a
+            sample tells is known before a run.
     """
 
     name: str
@@ -192,6 +194,7 @@ class Task:
     usual: tuple[str, ...] = ()
     kinds: tuple[str, ...] = (IMAGES,)
     headlines: tuple[tuple[str, ...], ...] = ()
+    shares: tuple[str, ...] = ()
 
     @property
     def tells_apart(self) -> bool:

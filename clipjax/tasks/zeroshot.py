@@ -245,6 +245,7 @@ TASK = Task(
     measure=measure,
     paired=paired,
     headlines=(("top1",),),
+    shares=("top1", "top5"),
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": False}),
     compares_precisions=True,
 )

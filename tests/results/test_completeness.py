@@ -212,6 +212,7 @@ def test_miniature_data_run_as_before_and_say_so(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "not the whole data set: cue_conflict: 16 of 1,280 images" in shown.err
     assert "16 of 1,280 images" in shown.out
+    assert "images tell" not in shown.err, "of --limit alone, and of shares of images"
     assert result.rows == ResultStore(tmp_path / "results").rows()
 
 

@@ -309,6 +309,7 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     [left_out] = re.findall("^left out: .*$", result.output, re.MULTILINE)
     assert re.match(r"left out: \d+ data sets that are not there, among them imagenet_a", left_out)
     shown = sweep(named, tmp_path / "new", "--dry-run").output
+    assert "sample too small" not in shown, "without a limit"
     assert re.search(r"^one +5 +0 +62 ", shown, re.MULTILINE)
     assert re.search(
         r"^one +1 +(\? +){6}these too: the data sets of these runs are not there", shown, re.MULTILINE

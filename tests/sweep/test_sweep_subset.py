@@ -9,8 +9,10 @@ import pytest
 from _sweep_world import rows_of, sweep
 from typer.testing import CliRunner
 
+from clipjax.analysis.claims.ledger import ledger
 from clipjax.cli import app
 from clipjax.errors import UsageError
+from clipjax.metrics.uncertainty.power import images_needed
 from clipjax.sweep.subset import subset
 from clipjax.sweep.suite import Suite, load_suite
 
@@ -104,3 +106,34 @@ def test_a_dry_run_counts_what_is_left(suite: Path, tmp_path: Path) -> None:
     assert re.search(r"^large +5 +0 +15 ", shown, re.MULTILINE)
     assert "5 runs, 15 images to embed" in shown
     assert not re.search(r"^(one|two) ", shown, re.MULTILINE)
+
+
+CLAIMS = """
+level = 0.95
+margin = 0.05
+[columns]
+many = "zeroshot many top1"
+[groups]
+own = { group = "a" }
+theirs = { group = "b" }
+[[claims]]
+key = "apart"
+section = "1"
+statement = "They differ"
+parts = [{ statistic = "group_difference", y = "many", group = "own", against = "theirs", side = "apart" }]
+"""
+
+
+def test_a_preview_names_samples_that_are_too_small_for_claims(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "claims.toml").write_text(CLAIMS)
+    claims = ledger(tmp_path / "claims.toml")
+    monkeypatch.setattr("clipjax.sweep.preview.ledger", lambda: claims)
+    options = ("--models", "large", "--dry-run")
+    shown = sweep(suite, tmp_path, *options, "--limit", "5").output
+    assert re.findall("^sample too small: (.*)$", shown, re.MULTILINE) == [
+        "5 of 48 images of many (zeroshot) tell no difference in top1 (discordance 0.1, assumed); a margin "
+        f"of 0.05 takes {images_needed(0.1, 0.05)}, in claims apart"
+    ]
+    assert "sample too small" not in sweep(suite, tmp_path, *options, "--limit", "48").output, "the whole set"

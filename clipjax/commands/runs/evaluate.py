@@ -78,7 +78,7 @@ def evaluate(options: EvaluateOptions) -> None:
                 tracking.result(outcome.result.rows, options.results)
     signals.done()
     if results or options.as_json:
-        show(results, options.as_json, all_metrics=options.all_metrics, before=before)
+        show(results, options.as_json, options.results, all_metrics=options.all_metrics, before=before)
     if failed:
         others = f"; the other {len(results)} are complete" if results else ""
         of = counted(len(failed) + len(results), "run")

@@ -36,9 +36,15 @@ def runs_before(results: Path) -> Mapping[str, str]:
 
 
 def show(
-    results: Sequence[Result], as_json: bool, *, all_metrics: bool = False, before: Mapping[str, str] = EMPTY
+    results: Sequence[Result],
+    as_json: bool,
+    folder: Path = Path("results"),
+    *,
+    all_metrics: bool = False,
+    before: Mapping[str, str] = EMPTY,
 ) -> None:
-    """`before`: as `runs_before`, from before these runs."""
+    """`folder`: that of these results; `before`: as `runs_before`, from before these runs."""
+    from clipjax.evaluation.comparison.sample_power import told_by_runs
     from clipjax.results.completeness import stated
 
     rows = [row for result in results for row in result.rows]
@@ -47,6 +53,8 @@ def show(
         _say_skipped(result.stats.skipped)
     for line in stated(rows):
         say(f"not the whole data set: {line}", err=True)
+    for line in told_by_runs((result.rows for result in results), folder):
+        say(line, err=True)
     say_waiting([result.stats for result in results])
     if as_json:
         say(json.dumps(rows, indent=2))
