@@ -45,6 +45,7 @@ ORDER = (
         "compare",
         "rank",
         "power",
+        "gate",
         "generate",
     ),
     *("doctor", "explain", "finetune", "wise_ft"),

@@ -40,6 +40,7 @@ ROOMS = {
     "finetune": ("Model → tuned Model", "use"),
     "estimates": ("operations, memory, hours, without a run", "use"),
     "sweep": ("many runs", "use"),
+    "gates": ("may a checkpoint pass?", "use"),
     "verification": ("the reference's numbers?", "use"),
     "doctor": ("is this machine ready?", "use"),
     "commands": ("one file a command", "use"),

@@ -27,6 +27,7 @@ LAYERS = (
     ("finetune", "doctor"),
     ("estimates",),
     ("sweep", "verification"),
+    ("gates",),
     ("commands",),
     ("cli", "demo"),
     ("",),  # clipjax itself: the public names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -17,10 +17,11 @@ from clipjax.commands.shared.options import (
     NoRetryOption,
     OnlyModelsOption,
     SampleOption,
+    SuiteDataOption,
     TrackOption,
 )
 from clipjax.commands.shared.records import FieldsOf
-from clipjax.commands.shared.stores import CACHE, StoreOptions
+from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError, unknown_name
 from clipjax.options import AUTO
@@ -51,9 +52,7 @@ class SweepOptions:
         str,
         typer.Argument(metavar="SUITE", help="A TOML file, or suite:NAME for one that ships with clipjax."),
     ]
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder of data sets, in place of the suite's.")
-    ] = None
+    data_root: SuiteDataOption = None
     model_root: ModelRootOption = None
     models: OnlyModelsOption = None
     limit: SampleOption = None
@@ -183,6 +182,4 @@ class SweepOptions:
         return subset(whole, self.models or (), self.limit)
 
     def compute(self) -> Compute:
-        """The options of computing; by default the user's cache keeps pixels."""
-        pixels = None if self.no_pixel_store else self.stores.pixel_store or CACHE
-        return replace(self.stores, pixel_store=pixels).compute(**self.how)
+        return self.stores.sharing_pixels(kept=not self.no_pixel_store, **self.how)

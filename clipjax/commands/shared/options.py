@@ -67,6 +67,9 @@ PixelStoreOption = Annotated[
 PixelBudgetOption = Annotated[
     str | None, typer.Option("--pixel-budget", help="The most that the pixel store may take; default 100GB.")
 ]
+SuiteDataOption = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of data sets, in place of the suite's.")
+]
 ModelRootOption = Annotated[
     Path | None,
     typer.Option("--model-root", help="Folder of checkpoints named by model id, used in place of the hub's."),

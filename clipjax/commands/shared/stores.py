@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,11 @@ class StoreOptions:
         from clipjax.storage.store import Store
 
         return Compute(store=Store(store_root(self.store)), pixel_store=self._pixels(), **how)
+
+    def sharing_pixels(self, *, kept: bool, **how: Any) -> Compute:
+        """For several models: by default the user's cache keeps their pixels; `kept` is False for none."""
+        pixels = (self.pixel_store or CACHE) if kept else None
+        return replace(self, pixel_store=pixels).compute(**how)
 
     def _pixels(self) -> PixelStore | None:
         if self.pixel_store is None:

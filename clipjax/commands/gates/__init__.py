@@ -1,0 +1,1 @@
+"""`clipjax gate` and `clipjax watch`."""

@@ -1,0 +1,158 @@
+"""The record of a gate, OUT/gate.json: its terms, which do not change, and every checkpoint that it judged.
+
+A checkpoint is identified by the digest of its weights, and judged once: later calls read its verdict here.
+Imports no JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from clipjax.errors import DataError, cut
+from clipjax.storage.reading import exists, read_json
+from clipjax.storage.records import AtLeast, read
+from clipjax.storage.writing import write_bytes
+
+FILE = "gate.json"
+Verdict = Literal["pass", "fail", "undecided"]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The reference: `weights` is the digest at the gate's first use."""
+
+    model: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a gate's error probability is about, so that none of it may change between checkpoints.
+
+    Attributes:
+        suite: its name.
+        runs: digest of the suite's runs: tasks, data sets, prompts and options.
+        spending: "series" or "equal", see `Spending`.
+    """
+
+    pinned: Pinned
+    suite: str
+    runs: str
+    conditions: tuple[str, ...]
+    alpha: float
+    spending: str
+    planned: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One condition on the images of one run of each model.
+
+    Attributes:
+        first, second: the pinned reference's number and the checkpoint's.
+        lower, upper: one-sided limits of the difference, each at the checkpoint's alpha.
+        above: the condition holds if `lower` is above it.
+        gained, lost: images that only the checkpoint, or only the reference, has right.
+        power: the probability of passing at `truth`, with these images and this discordance.
+        needed: the images that give it a power of .8; None where the condition is decided.
+        runs: ids of the two runs in OUT/results, whose rows have the provenance.
+    """
+
+    condition: str
+    task: str
+    dataset: str
+    metric: str
+    convention: Mapping[str, Any]
+    precision: str | None
+    first: float
+    second: float
+    difference: float
+    lower: float
+    upper: float
+    above: float
+    truth: float
+    method: str
+    n: int
+    gained: int
+    lost: int
+    power: float
+    needed: int | None
+    verdict: Verdict
+    runs: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one checkpoint.
+
+    Attributes:
+        number: from 1, in the order of judging.
+        weights: the digest of its weights.
+        alpha: what it spent.
+        time: UTC.
+    """
+
+    number: Annotated[int, AtLeast(1)]
+    model: str
+    weights: str
+    alpha: float
+    verdict: Verdict
+    measured: tuple[Measured, ...]
+    time: str
+    versions: Mapping[str, str]
+    git_revision: str | None
+
+
+@dataclass(frozen=True)
+class History:
+    """A gate's record. `format` is 1."""
+
+    format: Literal[1]
+    terms: Terms
+    judged: tuple[Judgement, ...] = ()
+
+    def verdict_on(self, weights: str) -> Judgement | None:
+        return next((each for each in self.judged if each.weights == weights), None)
+
+
+def read_history(folder: Path) -> History | None:
+    """The record in a gate's folder; None before its first use. Raises DataError if it is damaged."""
+    path = folder / FILE
+    return read(History, read_json(path), path) if exists(path) else None
+
+
+def history_under(terms: Terms, folder: Path) -> History:
+    """The record of a gate with these terms. Raises DataError for a gate that was begun with others."""
+    history = read_history(folder)
+    if history is None:
+        return History(1, terms)
+    then, now = history.terms, terms
+    if then.pinned.weights != now.pinned.weights:
+        raise DataError(
+            f"{folder / FILE}: the gate was begun against {then.pinned.model} with weights "
+            f"{then.pinned.weights[:16]}..., and {now.pinned.model} has {now.pinned.weights[:16]}...: a "
+            "pinned reference does not change; restore it, or begin another gate (--out)"
+        )
+    for field in dataclasses.fields(Terms):
+        one, other = getattr(then, field.name), getattr(now, field.name)
+        if field.name not in ("pinned", "suite") and one != other:
+            raise DataError(
+                f"{folder / FILE}: the gate was begun with {field.name} = {cut(one)}, not {cut(other)}: its "
+                "alpha is for these; go on as it was begun, or begin another gate (--out)"
+            )
+    return history
+
+
+def add_judgement(history: History, judgement: Judgement, folder: Path) -> History:
+    """Write the record with one more verdict. Raises DataError if another process wrote it meanwhile."""
+    there = read_history(folder)
+    if (there is not None or history.judged) and there != history:
+        raise DataError(f"{folder / FILE}: another gate has written it meanwhile: run this one again")
+    longer = replace(history, judged=(*history.judged, judgement))
+    write_bytes(folder / FILE, (json.dumps(dataclasses.asdict(longer), indent=1) + "\n").encode())
+    return longer

@@ -1,0 +1,45 @@
+"""A world of small data sets and models, with a checkpoint that answers as the reference does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.sweep._sweep_world import write_world
+
+SUITE = """
+title = "Colours"
+models = ["models/large"]
+data_root = "data"
+
+[options]
+batch_size = 4
+resamples = 100
+
+[[runs]]
+task = "zeroshot"
+datasets = ["many", "few"]
+"""
+
+
+@pytest.fixture(scope="session")
+def gate_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gates")
+    write_world(folder)
+    (folder / "colours.toml").write_text(SUITE)
+    return folder
+
+
+def nudged(folder: Path, source: Path) -> Path:
+    """A checkpoint of other weights that gives the same answers."""
+    import jax
+
+    from clipjax.checkpoints.load import load_model
+
+    model = load_model(source)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) * np.float32(1 + 1e-6), model.params)
+    card = dataclasses.replace(model.card, id=folder.name)
+    return model.with_params(params).with_card(card).save(folder)

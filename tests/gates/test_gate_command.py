@@ -1,0 +1,193 @@
+"""`clipjax gate`: exit codes, the record, what is pinned, and an interrupted gate that goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from clipjax.cli import app
+from clipjax.data.pixels import loader
+from clipjax.errors import DataError, Interrupted, UsageError
+from clipjax.gates import gate as gates
+from clipjax.gates.gate import GateFailed, GateUndecided
+from clipjax.gates.history import FILE, read_history
+from tests.gates.conftest import nudged
+
+LOOSE = "not_worse(top1, 0.3) on many"
+
+
+@pytest.fixture(scope="session")
+def near(gate_world):
+    return nudged(gate_world / "near", gate_world / "models" / "one")
+
+
+@pytest.fixture
+def run(gate_world, tmp_path, monkeypatch):
+    """`clipjax gate` in the world's folder, its record in a folder of the test."""
+    monkeypatch.chdir(gate_world)
+
+    def call(model, *conditions, out=tmp_path / "gate", against="models/one", options=()):
+        shared = gate_world / "shared"  # embeddings and pixels of all tests of this world
+        places = ["--store", shared / "store", "--pixel-store", shared / "pixels", "--out", out]
+        words = ["gate", model, *conditions, "--against", against, "--suite", "colours.toml", *places]
+        return CliRunner().invoke(app, [*map(str, [*words, "--workers", "0", *options])])
+
+    return call
+
+
+@pytest.fixture
+def begun(run, near, tmp_path, gate_world):
+    """`run` in a folder where `near` has passed."""
+    whole = gate_world / "begun"
+    if not whole.exists():
+        result = run(near, LOOSE, out=whole)
+        assert result.exit_code == 0, result.output
+        assert "near, checkpoint 1 (alpha 0.025): pass" in result.output
+    shutil.copytree(whole, tmp_path / "gate")
+    return run
+
+
+def test_a_checkpoint_is_judged_once(begun, near, tmp_path):
+    again = begun(near, LOOSE)
+    assert again.exit_code == 0
+    assert "judged before" in again.output
+    other = begun("models/two", LOOSE)
+    assert "two, checkpoint 2 (alpha 0.0083)" in other.output
+    history = read_history(tmp_path / "gate")
+    assert history is not None
+    assert [each.number for each in history.judged] == [1, 2]
+    assert sum(each.alpha for each in history.judged) < history.terms.alpha == 0.05
+    [measured] = history.judged[0].measured
+    assert (measured.gained, measured.lost, measured.n) == (0, 0, 48)
+    assert measured.convention["prompts"] == "single"
+    assert all((tmp_path / "gate" / "results" / name).is_dir() for name in measured.runs)
+
+
+def test_json_is_the_judgement(begun, near, tmp_path):
+    found = json.loads(begun(near, LOOSE, options=["--json"]).stdout)
+    [judged] = json.loads((tmp_path / "gate" / FILE).read_text())["judged"]
+    assert found == judged
+
+
+def test_exit_codes(run, near, tmp_path):
+    failed = run(near, "better(top1, 0.4) on many")
+    assert isinstance(failed.exception, GateFailed)
+    assert failed.exception.exit_code == 3
+    assert "its lower limit -0.07" in str(failed.exception)
+    blind = run(near, "not_worse(top1, 0.005)", out=tmp_path / "blind")
+    assert isinstance(blind.exception, GateUndecided)
+    assert blind.exception.exit_code == 4
+    assert "zeroshot on few: 8 images are too few to tell" in str(blind.exception)
+    assert "images for a power of 0.8" in str(blind.exception)
+
+
+def test_images_are_decoded_once_for_both_models(run, near, tmp_path, monkeypatch):
+    decoded, to_pixels = [], loader.to_pixels
+    monkeypatch.setattr(loader, "to_pixels", lambda *args: decoded.append(1) or to_pixels(*args))
+    places = ["--store", tmp_path / "store", "--pixel-store", tmp_path / "pixels"]
+    assert run(near, LOOSE, options=places).exit_code == 0
+    assert len(decoded) == 48 + 8
+
+
+def test_a_pinned_reference_that_changed_is_refused(run, near, gate_world):
+    shutil.copytree(gate_world / "models" / "one", gate_world / "pinned")
+    assert run(near, LOOSE, against="pinned").exit_code == 0
+    shutil.rmtree(gate_world / "pinned")
+    shutil.copytree(gate_world / "models" / "two", gate_world / "pinned")
+    result = run("models/large", LOOSE, against="pinned")
+    shutil.rmtree(gate_world / "pinned")
+    assert isinstance(result.exception, DataError)
+    assert "a pinned reference does not change; restore it" in str(result.exception)
+
+
+@pytest.mark.parametrize("options", [["--limit", "20"], ["--alpha", "0.1"], ["--planned", "3"]])
+def test_terms_do_not_change(begun, options):
+    result = begun("models/two", LOOSE, options=options)
+    assert isinstance(result.exception, DataError)
+    assert "go on as it was begun, or begin another gate" in str(result.exception)
+
+
+def test_planned_checkpoints_are_all(run, near):
+    assert run(near, LOOSE, options=["--planned", "1"]).exit_code == 0
+    result = run("models/two", LOOSE, options=["--planned", "1"])
+    assert isinstance(result.exception, UsageError)
+    assert "its alpha is spent" in str(result.exception)
+
+
+def test_an_interrupted_gate_goes_on_and_spends_alpha_once(run, near, tmp_path, monkeypatch):
+    def stopped(*_args, **_how):
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gates, "run_sweep", stopped)
+        with pytest.raises(Interrupted):
+            run(near, LOOSE)
+    assert read_history(tmp_path / "gate") is None
+    assert "checkpoint 1 (alpha 0.025): pass" in run(near, LOOSE).output
+
+
+@pytest.mark.parametrize(
+    ("model", "condition", "sentence"),
+    [
+        ("./models/none", LOOSE, "models/none does not exist"),
+        ("models/one", LOOSE, "has the weights of"),
+        (
+            "models/two",
+            "not_worse(top1, 0.3) on fwe",
+            "unknown data set of the suite 'fwe'; did you mean few",
+        ),
+        ("models/two", "not_worse(tpo1, 0.3)", "unknown metric 'tpo1'"),
+        ("models/two", "not_worse(top5, 0.3)", "top5 of zeroshot on few cannot be compared: .* 4 classes"),
+    ],
+)
+def test_bad_input(run, model, condition, sentence, tmp_path):
+    result = run(model, condition)
+    assert isinstance(result.exception, UsageError | DataError)
+    assert re.search(sentence, str(result.exception)), str(result.exception)
+    assert read_history(tmp_path / "gate") is None
+
+
+def test_a_damaged_checkpoint(run, near, gate_world, tmp_path):
+    damaged = gate_world / "damaged"
+    shutil.copytree(near, damaged)
+    [weights] = damaged.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    result = run(damaged, LOOSE)
+    shutil.rmtree(damaged)
+    assert isinstance(result.exception, DataError)
+    assert str(Path("damaged")) in str(result.exception)
+    assert read_history(tmp_path / "gate") is None
+
+
+def test_a_damaged_record(run, near, tmp_path):
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate" / FILE).write_text('{"format": 1, "terms": {}}')
+    result = run(near, LOOSE)
+    assert isinstance(result.exception, DataError)
+    assert "gate.json" in str(result.exception)
+
+
+def test_each_run_of_the_reference_has_its_partner():
+    def row(prompts, dataset="d", run="a") -> Any:
+        convention = {} if prompts is None else {"prompts": prompts}
+        return {
+            "task": "t",
+            "dataset": dataset,
+            "precision": "p",
+            "convention": convention,
+            "model": "m",
+            "run_id": run,
+        }
+
+    seven, eighty, own = row("seven", run="7"), row("eighty", run="80"), row(None, run="own")
+    assert gates._partner(seven, [eighty, seven]) is seven
+    assert gates._partner(seven, [own]) is own  # a classifier reads no prompts
+    for others in ([], [eighty, own], [row("seven", "other")]):
+        with pytest.raises(DataError, match=r"t on d with prompts seven: the checkpoint has \d run"):
+            gates._partner(seven, others)
