@@ -260,8 +260,7 @@ class Manifest:
         names = self.ids if self.pairs is None else self.pairs.ids
         if limit >= len(names):
             return self
-        rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in names]
-        rows = sorted(sorted(range(len(names)), key=rank.__getitem__)[:limit])
+        rows = sorted(_shuffled(names, seed)[:limit])
         what = "images" if self.pairs is None else "pairs"
         selection = f"random sample of {limit} of {len(names)} {what}, seed {seed}"
         if self.pairs is None:
@@ -270,3 +269,29 @@ class Manifest:
         images = {name for i in range(limit) for name in pairs.image_ids(i)}
         kept = self.select([i for i, name in enumerate(self.ids) if name in images], selection)
         return dataclasses.replace(kept, pairs=pairs)
+
+    def sample_per_class(self, limit: int, seed: int = 0) -> Manifest:
+        """A uniform random sample of `limit` images of each class, or all of a smaller one; as `sample`.
+
+        Raises DataError without labels.
+        """
+        at_least("the limit must be at least 1 image of each class", limit, 1)
+        if self.labels is None:
+            raise DataError(f"{self.name} has no labels: images of each class cannot be drawn")
+        drawn: Counter[int] = Counter()
+        rows = []
+        for row in _shuffled(self.ids, seed):
+            label = int(self.labels[row])
+            if drawn[label] < limit:
+                drawn[label] += 1
+                rows.append(row)
+        if len(rows) == len(self):
+            return self
+        title = f"random sample of {limit} of each class of {len(self)} images, seed {seed}"
+        return self.select(sorted(rows), title)
+
+
+def _shuffled(names: Sequence[str], seed: int) -> list[int]:
+    """Rows by the hashes of (seed, name): a name's place depends on no other name."""
+    rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in names]
+    return sorted(range(len(names)), key=rank.__getitem__)

@@ -15,7 +15,7 @@ import jax
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces, own_prompts
-from clipjax.data.labels import DEFAULT_PROMPTS, load_prompts
+from clipjax.data.labels import DEFAULT_PROMPTS, LabelSpace, load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.placements import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
@@ -123,7 +123,23 @@ class DataSizes:
 
 
 def parts(job: TaskOnData) -> list[DataFolder]:
-    return [job.data] if job.id is None else [job.data, job.id]
+    return [each for each in (job.data, job.id, job.fit) if each is not None]
+
+
+def limit_of(job: TaskOnData, data: DataFolder, request: Request) -> int | None:
+    """The most images that a run takes of one of its data sets; None: all."""
+    if data is not job.fit:
+        return request.limit
+    space = _space(job)
+    return None if request.fit_per_class is None or space is None else request.fit_per_class * len(space)
+
+
+def _space(job: TaskOnData) -> LabelSpace | None:
+    """The classes of the in-distribution images; None if their card cannot tell."""
+    try:
+        return None if job.id is None else label_spaces(job.id.card)[0]
+    except ClipjaxError:
+        return None
 
 
 def pixels_of(job: TaskOnData) -> list[DataFolder]:
@@ -183,20 +199,20 @@ def images_of(
     """
     if choice.model is None:
         return []
-    sample = None if request.limit is None else (request.limit, request.seed)
+    limits = [(data, limit_of(job, data, request)) for data in parts(job)]
     amounts = kind_of(choice.model, find_task(job.task)).amounts
     return [
         ImageWork(
             model=choice.name,
             folder=str(data.root),
-            number=sizes.of(data, request.limit, amounts),
-            sample=sample,
+            number=sizes.of(data, limit, amounts),
+            sample=None if limit is None else (limit, request.seed),
             precision=precision,
             decode=request.decode,
             size=amounts.size(data.card),
             apart=amounts.apart(request),
         )
-        for data in parts(job)
+        for data, limit in limits
         for precision in request.precisions
     ]
 

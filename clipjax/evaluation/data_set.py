@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset, tail_of
 from clipjax.data.readers.reader import recognise
@@ -30,14 +31,24 @@ def dataset_of(request: Request) -> Dataset:
         dataset, root = None, dataset
     if dataset is not None:
         return load_dataset(dataset, root)
+    read = load_dataset(plain_card(root, request.data_name), as_path(root))
+    return dataclasses.replace(read, folder=tail_of(root))
+
+
+def plain_card(root: str | Path, name: str | None = None) -> DatasetCard:
+    """A card of images that no card describes; their layout is recognised.
+
+    name: default: the folder's or the file's.
+
+    Raises DataError if there is nothing.
+    """
     path = as_path(root)
     reader = recognise(path)
     if reader is None:
         raise DataError(f"{path} does not exist")
     whole = path.resolve()
-    name = request.data_name or (whole.name if is_dir(whole) else whole.stem)
-    read = load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
-    return dataclasses.replace(read, folder=tail_of(path))
+    name = name or (whole.name if is_dir(whole) else whole.stem)
+    return DatasetCard(name=name, title=str(path), reader=reader)
 
 
 def _check_name(request: Request) -> None:

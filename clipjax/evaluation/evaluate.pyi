@@ -20,6 +20,9 @@ def evaluate(
     data_name: str | None = None,
     id_root: str | Path | None = None,
     id_dataset: str | Path | DatasetCard | Dataset | None = None,
+    fit_root: str | Path | None = None,
+    fit_dataset: str | Path | DatasetCard | Dataset | None = None,
+    fit_per_class: int | None = None,
     labels: str | Path | LabelSpace | None = None,
     limit: int | None = None,
     annotations: str | Path | None = None,
@@ -67,6 +70,10 @@ def evaluate(
         id_root: In-distribution images that ood and calibration compare with.
         id_dataset: Card of the `id_root` images; default: the choice of the data set's card. Without one,
             "imagenet_val".
+        fit_root: Training images of the ID classes: ood adds the scores of features that are fitted on them.
+        fit_dataset: Card of the `fit_root` images; default: the folder decides the layout, its classes are
+            named as the ID ones.
+        fit_per_class: Fit on a seeded random sample of this many images of each class.
         labels: The classes, if no card names them: a label space (imagenet, imagenet_a, imagenet_d,
             imagenet_r, imagenet_vid, objectnet, cue_conflict), a file (.txt with a name per line, or CSV
             `id,name`), or the names: cat,dog. Or a `LabelSpace`.
@@ -82,7 +89,7 @@ def evaluate(
         compare_precision: Run both precisions; report flips and the change in accuracy.
         decode: How to decode: full, or jpeg_scaled, which is faster for JPEGs much larger than the input, but
             changes pixels. They are then not the reference's.
-        seed: Seed of the `limit` sample and of bootstraps.
+        seed: Seed of samples and of bootstraps.
         resamples: Number of bootstrap resamples.
         layers: Layers that make a map of features to match: last, or multilayer (four of them). These three
             as in `clipjax.models.dense.DenseRecipe`; default: as probe3d.

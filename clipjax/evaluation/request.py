@@ -72,6 +72,29 @@ class Request:
         in_suites=False,
         of_card=True,
     )
+    fit_root: str | Path | None = option(
+        None,
+        "Training images of the ID classes: ood adds the scores of features that are fitted on them.",
+        kind=Path,
+        name="fit_data",
+        panel="Data",
+    )
+    fit_dataset: str | Path | DatasetCard | Dataset | None = option(
+        None,
+        "Card of the --fit-data images; default: the folder decides the layout, its classes are named as the "
+        "ID ones.",
+        kind=str,
+        completes="datasets",
+        panel="Data",
+    )
+    fit_per_class: int | None = option(
+        None,
+        "Fit on a seeded random sample of this many images of each class.",
+        kind=int,
+        minimum=1,
+        bound="a fit needs at least 1 image of each class",
+        panel="Data",
+    )
     labels: str | Path | LabelSpace | None = option(
         None,
         f"The classes, if no card names them: a label space ({LABEL_SPACES}), a file (.txt with a name per "
@@ -137,7 +160,7 @@ class Request:
     )
     seed: int = option(
         0,
-        "Seed of the --limit sample and of bootstraps.",
+        "Seed of samples and of bootstraps.",
         kind=int,
         minimum=0,
         bound="the seed must be at least 0",

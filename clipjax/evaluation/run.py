@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.placements import dtype_to_load
 from clipjax.errors import DataError
+from clipjax.evaluation.fit_data import refuse_tested
 from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.plans.collection import job_of
@@ -74,13 +76,15 @@ def _check_apart(subject: Subject) -> None:
     """Raises DataError if a task that tells images from in-distribution ones gets the same twice."""
     if not subject.task.tells_apart:  # the ID set itself may be calibrated
         return
-    of_run, of_id = subject.data_sets
-    contents = [sorted(data.manifest.opener.content_digests()) for data in subject.data_sets]
+    of_run, of_id, *of_fit = subject.data_sets
+    contents = [sorted(data.manifest.opener.content_digests()) for data in (of_run, of_id)]
     if contents[0] == contents[1]:
         raise DataError(
             f"{of_run.name} and the in-distribution set {of_id.name} are the same images: give "
             f"{subject.task.name} images of other classes, root=FOLDER (--data on the command line)"
         )
+    for fit, tested in itertools.product(of_fit, (of_run, of_id)):
+        refuse_tested(fit.manifest, tested.manifest)
 
 
 def _profile(subject: Subject, precision: str, compute: Compute, results: str | Path | None) -> Result:

@@ -156,6 +156,7 @@ def _planned(suite: Suite, run: SuiteRun, root: Path | None, absent: bool, share
             absent=absent,
             needed=False,
             shared=shared,
+            request=Request(**by_field(Request, run.options)),
         )
     except DataError as error:
         return CollectionPlan([], [str(error)])
@@ -212,7 +213,7 @@ def _waves(
         needs: dict[str, int] = {}
         for item in group:
             for data in cost.pixels_of(item.job):
-                count = sizes.of(data, item.request.limit)
+                count = sizes.of(data, cost.limit_of(item.job, data, item.request))
                 folder = str(data.root)
                 # Items may take different limits of one data set: the largest counts.
                 needs[folder] = max(needs.get(folder, 0), cost.pixel_bytes(recipe, count))

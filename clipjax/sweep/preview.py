@@ -174,7 +174,7 @@ def _recipe_rows(
         assert recipe is not None
         group = list(names)
         counts = {
-            str(data.root): sizes.of(data, item.request.limit)
+            str(data.root): sizes.of(data, cost.limit_of(item.job, data, item.request))
             for name in group
             for item in by_model[name]
             for data in cost.pixels_of(item.job)

@@ -96,6 +96,7 @@ class ImageInputs(LabelledInputs):
         head: None if the task needs none.
         projection: from the head's label space to the data set's; None if they are the same.
         id: the in-distribution images ("id").
+        fit: training images of the in-distribution classes; None: the user gave none.
         captions: "captions".
         questions: those about these images ("questions"); None: the task makes its own lists.
     """
@@ -104,6 +105,7 @@ class ImageInputs(LabelledInputs):
     head: Head | None
     projection: Projection | None = None
     id: ImageInputs | None = None
+    fit: ImageInputs | None = None
     captions: Captions | None = None
     questions: Questions | None = None
 

@@ -9,6 +9,8 @@ Columns of the OOD set add numbers:
 - `ood_class` (NINCO): each class, and the unweighted mean over classes.
 - `confused_with` (ImageNet-O), the class an image is mistaken for: Natural Adversarial Examples' protocol,
   with only these classes and their ID images.
+
+Training images (`ImageInputs.fit`) add scores of features (`clipjax.tasks.measures.feature_scores`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.results.row import metric_name
 from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.measures import feature_scores
+from clipjax.tasks.measures.feature_scores import FEATURE_SCORES
 from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task, finite_column
 
 OF_COSINES = {
@@ -39,8 +43,10 @@ OF_COSINES = {
 OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy": ood_scores.energy}
 SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
 MANY_TIES = 0.01  # share of the pairs of an ID and an OOD image; ties may move AUROC by half of it
-_RANGES = dict.fromkeys(SCORES, (-math.inf, math.inf))
+_RANGES = dict.fromkeys((*SCORES, *FEATURE_SCORES), (-math.inf, math.inf))
 _RANGES |= dict.fromkeys(("msp", "mcm", "msp_confused"), (0.0, 1.0)) | {"negative_entropy": (-math.inf, 0.0)}
+_RANGES |= dict.fromkeys(("knn", "mahalanobis"), (-math.inf, 0.0))
+NO_COSINES = "not applicable: a score of raw cosines, and a classifier's or a cache's logits are none"
 # Name of the ID images for the bootstrap: every OOD set, score and model gets the same resamples.
 ID = "in_distribution"
 
@@ -49,7 +55,8 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The scores of the N ID images, then of the M OOD images.
 
     Columns: `id` (prefixed by the data set's name), `in_distribution`, each score, `ood_class` ("" for an ID
-    image). With `confused_with`, also which rows take part (`confused`) and their score (`msp_confused`).
+    image). With training images, also scores of features, and `note_SCORE`: what each rests on, or why it is
+    absent. With `confused_with`, also which rows take part (`confused`) and their score (`msp_confused`).
 
     Raises:
         DataError: no ID or no OOD images, both are one data set, logits are not finite, or `confused_with` is
@@ -68,6 +75,8 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
         "in_distribution": np.arange(n + m) < n,
         **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
     }
+    if inputs.fit is not None:
+        columns |= feature_scores.described(inputs.fit, [known, inputs], columns["energy"])
     if "confused_with" in inputs.columns:
         confused = np.zeros(n, bool) if subset is None else np.isin(np.asarray(known.labels), subset)
         columns["confused"] = np.concatenate([confused, np.ones(m, bool)])
@@ -137,6 +146,7 @@ def measure(columns: Columns, about: About) -> list[Measure]:
         DataError: there is no score, a score is not finite, or all images are on one side.
     """
     inside, scores, classes = _read(columns, about)
+    notes = {name: columns[f"note_{name}"][0] for name in FEATURE_SCORES if f"note_{name}" in columns}
     numbers = _pooled(scores, about, classes)
     if classes is not None:
         numbers |= {(f"class_mean_{key[0]}", key[1]): m for key, m in _means(scores, about, classes).items()}
@@ -149,8 +159,11 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     each_class = [] if classes is None else _of_classes(scores[first], classes)
     return [
         *headline,
-        *numbers.values(),
-        *_refused(list(scores), len(inside)),
+        *(
+            dataclasses.replace(each, note=_joined(notes.get(name), each.note) or None)
+            for (_, name), each in numbers.items()
+        ),
+        *_absent(list(scores), notes, len(inside)),
         *each_class,
         *_confused(columns, inside, about),
     ]
@@ -188,9 +201,11 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 def _read(columns: Columns, about: About) -> tuple[np.ndarray, dict[str, Sides], np.ndarray | None]:
     inside = np.asarray(columns["in_distribution"], bool)
-    names = [name for name in SCORES if name in columns]
+    names = [name for name in (*SCORES, *FEATURE_SCORES) if name in columns]
     if not names:
-        raise DataError(f"{about.dataset}: there is no score; give a column {', '.join(SCORES)}")
+        raise DataError(
+            f"{about.dataset}: there is no score; give a column {', '.join((*SCORES, *FEATURE_SCORES))}"
+        )
     if inside.all() or not inside.any():
         side = "in" if inside.any() else "out of"
         raise DataError(f"{about.dataset}: all {len(inside)} images are {side} distribution; give both kinds")
@@ -204,11 +219,14 @@ def _sides(columns: Columns, name: str, inside: np.ndarray) -> Sides:
     return values[inside], values[~inside]
 
 
-def _refused(names: list[str], n: int) -> list[Measure]:
-    if set(names) & set(OF_COSINES):
-        return []
-    note = "not applicable: a score of raw cosines, and a classifier's or a cache's logits are none"
-    return [Measure("auroc", None, n, slice=f"score:{name}", note=note) for name in OF_COSINES]
+def _absent(names: list[str], notes: Mapping[str, str], n: int) -> list[Measure]:
+    """Scores that the model, or its training images, do not have."""
+    why = {} if set(names) & set(OF_COSINES) else dict.fromkeys(OF_COSINES, NO_COSINES)
+    return [
+        Measure("auroc", None, n, slice=f"score:{name}", note=note)
+        for name, note in {**why, **notes}.items()
+        if name not in names
+    ]
 
 
 def _pooled(
@@ -368,6 +386,7 @@ TASK = Task(
     measure=measure,
     paired=paired,
     headlines=(("class_mean_auroc", "auroc"),),
+    fits=feature_scores.FITS,
     usual=("auroc", "fpr95_mos", "class_mean_auroc"),
     predictions=PredictionFiles(
         arrays={

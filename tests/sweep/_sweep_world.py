@@ -47,6 +47,8 @@ data_root = "data"
 [options]
 batch_size = 4
 resamples = 100
+fit_data = "train"
+fit_per_class = 5
 
 [[runs]]
 task = "all"
@@ -56,7 +58,8 @@ task = "zeroshot"
 datasets = ["many"]
 prompts = ["openai_7"]
 """
-EMBEDDED = 3 * (IMAGES + 8 + 6)
+FITTED = 20  # five of the six training images of each class: for ood alone
+EMBEDDED = 3 * (IMAGES + 8 + 6 + FITTED)
 RUNS = 3 * 5  # zeroshot on many and few, calibration on many, ood on odd, and the further prompts
 
 
@@ -68,6 +71,8 @@ def write_world(folder: Path) -> Path:
             _noise(data / name / CLASSES[i % 4] / f"{name}{i}.png", i + count)
     for i in range(6):
         _noise(data / "odd" / f"{i}.png", 1000 + i)
+    for i in range(24):
+        _noise(folder / "train" / CLASSES[i % 4] / f"{i}.png", 2000 + i)
     rows = "".join(f"{name},{name}\n" for name in CLASSES)
     (data / "colours.csv").write_text("id,name\n" + rows)
     tasks = {"many": '["zeroshot", "calibration"]', "few": '["zeroshot"]'}

@@ -144,14 +144,14 @@ def test_what_it_would_take(
     assert not list(tmp_path.iterdir())
     assert f"{RUNS} runs, {EMBEDDED} images to embed" in out.output
     assert f"{cost.total_flops(plan.items) / 1e12:.4g} TFLOP" in out.output
-    pixels = 3 * 62 * 16**2 / 1e6
-    assert re.search(rf"16 px, .* 2 +3 +62 +{pixels:.1f} +0\.0\n", out.output)
+    pixels = 3 * 82 * 16**2 / 1e6
+    assert re.search(rf"16 px, .* 2 +4 +82 +{pixels:.1f} +0\.0\n", out.output)
     assert re.search(r"holds 0 GB of the 100 GB", out.output)
     kilobytes = EMBEDDED * 16 * 4 / 1e3  # 16 float32 numbers an image
     assert re.search(rf"embeddings: .* take {kilobytes:.1f} kB\n", out.output)
-    assert re.search(r"^one +5 +0 +62 +0 ", out.output, re.MULTILINE)
+    assert re.search(r"^one +5 +0 +82 +0 ", out.output, re.MULTILINE)
     after = sweep(suite, done[0], "--dry-run", "--shares", "2")
-    assert re.search(r"^one +5 +5 +62 +62 ", after.output, re.MULTILINE)
+    assert re.search(r"^one +5 +5 +82 +82 ", after.output, re.MULTILINE)
     assert re.search(r"^1/2 +\d +\d+ +\d+\.\d%$", after.output, re.MULTILINE)
 
 
@@ -171,7 +171,7 @@ def test_nothing_is_downloaded_to_say_what_it_would_take(
     hub.write_text(suite.read_text().replace('"models/two", "models/large"', '"vit_b_32-laion2b_s34b_b79k"'))
     out = sweep(hub, tmp_path, "--dry-run")
     assert re.search(
-        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +62 +\? .* no weights in the local", out.output, re.MULTILINE
+        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +82 +\? .* no weights in the local", out.output, re.MULTILINE
     )
     assert asked
     assert set(asked) == {True}
@@ -310,12 +310,12 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     assert re.match(r"left out: \d+ data sets that are not there, among them imagenet_a", left_out)
     shown = sweep(named, tmp_path / "new", "--dry-run").output
     assert "sample too small" not in shown, "without a limit"
-    assert re.search(r"^one +5 +0 +62 ", shown, re.MULTILINE)
+    assert re.search(r"^one +5 +0 +82 ", shown, re.MULTILINE)
     assert re.search(
         r"^one +1 +(\? +){6}these too: the data sets of these runs are not there", shown, re.MULTILINE
     )
     assert re.search(r"^zeroshot +imagenet_r +openai_7 +1 +\? *$", shown, re.MULTILINE)
-    assert "5 runs, 62 images to embed" in shown
+    assert "5 runs, 82 images to embed" in shown
     assert "data are not there, so only the hours count these: 1 run of 1 model on 1 data set" in shown
     [hours] = re.findall(r"^v5e-8 +([\d.e-]+) ", shown, re.MULTILINE)
     assert float(hours) > 0

@@ -111,9 +111,9 @@ def test_a_slurm_job_passes_its_signal_on_and_waits(tmp_path: Path) -> None:
     ("share", "parts", "expected"),
     [
         (None, None, SlurmArray(1, 60, 24)),  # the tiny models take no time: the least
-        (1e-9, 1, SlurmArray(1, 150, 24)),  # 0.786 hours, twice, and 30 minutes to start
+        (1e-9, 1, SlurmArray(1, 150, 24)),  # 0.861 hours, twice, and 30 minutes to start
         (1e-9, 3, SlurmArray(3, 90, 24)),
-        (1e-10, None, SlurmArray(2, 600, 24)),  # 7.86 hours: parts of about four
+        (1.25e-10, None, SlurmArray(2, 540, 24)),  # 6.89 hours: parts of about four
         (1e-12, None, SlurmArray(3, 24 * 60, 24)),  # a part for each model, and the most
     ],
 )

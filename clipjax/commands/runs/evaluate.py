@@ -114,7 +114,7 @@ def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[
     from clipjax.evaluation.data_folder import in_one_line
     from clipjax.evaluation.plans.collection import plan
 
-    runs = plan(options.task, options.data_root, options.prompts or [])
+    runs = plan(options.task, options.data_root, options.prompts or [], request=request)
     for line in in_one_line(runs.missing, options.data_root):
         say(f"left out: {line}", err=True)
     announce(f"loading {options.model}")

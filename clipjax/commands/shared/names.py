@@ -42,8 +42,8 @@ def check_names(
 
     if request is not None:
         written: Any = request  # a command line gives texts and paths, not objects
-        datasets = (*datasets, written.dataset, written.id_dataset)
-        roots = (*roots, written.root, written.id_root)
+        datasets = (*datasets, written.dataset, written.id_dataset, written.fit_dataset)
+        roots = (*roots, written.root, written.id_root, written.fit_root)
         prompts, labels = (*prompts, written.prompts), labels or written.labels
     for name in filter(None, models):
         _check_model(weights_of(name))

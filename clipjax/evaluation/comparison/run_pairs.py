@@ -161,8 +161,9 @@ def _words(run: _Run) -> dict[str, Any]:
 
 def _recipe(run: _Run) -> dict[str, Any]:
     recipe = {name: value for name, value in run.row["recipe"].items() if name not in OF_MODEL}
-    if isinstance(known := recipe.get("id"), Mapping):
-        recipe["id"] = {name: known[name] for name in known if name not in OF_MODEL}
+    for beside in ("id", "fit"):
+        if isinstance(known := recipe.get(beside), Mapping):
+            recipe[beside] = {name: known[name] for name in known if name not in OF_MODEL}
     pixels = run.row["recipe"].get("pixels")
     decode = (pixels.get("decode") or "full") if isinstance(pixels, Mapping) else None
     prompts = (run.how["prompts"], run.row["recipe"].get("prompts"))

@@ -21,6 +21,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.data_folder import DataFolder, cards_below, id_card
 from clipjax.evaluation.data_set import dataset_of
+from clipjax.evaluation.fit_data import fit_folder
 from clipjax.evaluation.kinds.kind import refuse_options, stated
 from clipjax.evaluation.plans.item import TaskOnData
 from clipjax.evaluation.plans.ready import check_run
@@ -54,6 +55,7 @@ def plan(
     absent: bool = False,
     needed: bool = True,
     shared: Shared | None = None,
+    request: Request | None = None,
 ) -> CollectionPlan:
     """The runs of a task or collection on the data sets below `data_root`, and the missing ones.
 
@@ -67,6 +69,7 @@ def plan(
             all.
         needed: whether one must exist, or be planned as absent.
         shared: of several plans, whose data sets are read once.
+        request: names training images for the tasks that fit something; None: there are none.
 
     Raises:
         UsageError: no task, collection or prompt set has that name.
@@ -87,7 +90,10 @@ def plan(
                 continue
             data = where.of(data.card, data.root)
             id_ = where.of_id(data.card) if "id" in task.needs else None
-            own = [TaskOnData(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
+            fit = where.of_fit(request) if task.fits is not None else None
+            own = [
+                TaskOnData(task.name, data, id_, prompt, fit=fit) for prompt in (sets if repeated else [None])
+            ]
             roots = where.absent(data, id_)
             if not roots:
                 jobs += own
@@ -117,6 +123,10 @@ class _Folders:
         """The in-distribution set of a data set."""
         id_set = id_card(card)
         return self.of(id_set, data_folder(self.base or Path(), id_set))
+
+    def of_fit(self, request: Request | None) -> DataFolder | None:
+        fit = None if request is None else fit_folder(request)
+        return fit and self.shared.setdefault((fit.card.name, fit.root), fit)
 
     def absent(self, *folders: DataFolder | None) -> list[Path]:
         return [each.root for each in folders if each is not None and not self._exists(each)]
@@ -158,7 +168,19 @@ def _read(task: Task, request: Request) -> TaskOnData:
     id_data = id_dataset(data.card, request) if "id" in task.needs else None
     if prompts is not None and not isinstance(prompts, PromptSet):
         prompts = load_prompts(prompts)
-    return TaskOnData(task.name, DataFolder.of(data), id_data and DataFolder.of(id_data), prompts, alone=True)
+    fit = fit_folder(request)
+    if fit is not None and task.fits is None:
+        raise UsageError(
+            f"the task {task.name!r} fits nothing on training images: leave fit_root (--fit-data) out"
+        )
+    return TaskOnData(
+        task.name,
+        DataFolder.of(data),
+        id_data and DataFolder.of(id_data),
+        prompts,
+        alone=True,
+        fit=fit and DataFolder.of(fit.dataset),
+    )
 
 
 def _refuse_among_classes(request: Request, reader: str, results: str | Path | None) -> None:

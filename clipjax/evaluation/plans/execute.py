@@ -211,7 +211,7 @@ class _Runner:
                 raise
             return _logged(ItemOutcome([item], error=error))
         self.record([item], None)
-        for data in filter(None, (item.job.data, item.job.id)):
+        for data in filter(None, (item.job.data, item.job.id, item.job.fit)):
             if (stats := ahead.pop(data.card.name, None)) is not None:
                 result = replace(result, stats=result.stats.plus(stats))
         return ItemOutcome([item], result)

@@ -113,6 +113,7 @@ class TaskOnData:
     Attributes:
         id: the in-distribution data set, if the task needs one.
         prompts: None: the data set's own.
+        fit: the training images that the task fits something on, if the user gave some.
         alone: whether the user named this data set. Then annotations that the task does not take, and a
             model's own head of other classes, are errors.
     """
@@ -122,6 +123,7 @@ class TaskOnData:
     id: DataFolder | None
     prompts: PromptSet | None
     alone: bool = False
+    fit: DataFolder | None = None
 
     def __str__(self) -> str:
         prompts = "" if self.prompts is None else f", prompts {self.prompts.name}"
@@ -149,6 +151,7 @@ class TaskOnData:
             dataset=dataset,
             data_name=None,
             id_dataset=request.id_dataset if self.id is None else self.id.dataset,
+            fit_dataset=self.fit and self.fit.dataset,
             prompts=self.prompts,
             annotations=annotations,
         )
@@ -184,14 +187,16 @@ class Item:
     @property
     def settings(self) -> str:
         """The options as a text, equal for items of equal options."""
-        return repr((dataclasses.replace(self.request, dataset=None, id_dataset=None), self.changes))
+        request = dataclasses.replace(self.request, dataset=None, id_dataset=None, fit_dataset=None)
+        return repr((request, self.changes))
 
     @property
     def key(self) -> list[Any]:
         """What identifies the run in records of failures (JSON values)."""
         prompts = self.job.prompts and self.job.prompts.digest
         data = self.job.data
-        return [self.choice.name, self.job.task, data.card.name, str(data.root), prompts, self.settings]
+        key = [self.choice.name, self.job.task, data.card.name, str(data.root), prompts, self.settings]
+        return key if self.job.fit is None else [*key, self.job.fit.card.name]
 
     def computed(self, compute: Compute) -> Compute:
         return dataclasses.replace(compute, **self.changes)

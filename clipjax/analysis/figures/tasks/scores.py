@@ -23,6 +23,10 @@ NAMES = {
     "energy": "energy",
     "energy_cosine": "energy of cosines",
     "negative_entropy": "negative entropy",
+    "knn": "KNN",
+    "mahalanobis": "Mahalanobis",
+    "relative_mahalanobis": "relative Mahalanobis",
+    "vim": "ViM",
 }
 
 

@@ -7,6 +7,8 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.questions import Questions
@@ -29,6 +31,7 @@ class ImageSubject(Subject):
 
     Attributes:
         id: the in-distribution data set, if the task needs one.
+        fit: the training images, if the task fits something on them.
         head_space: None without a head.
         prompts: of a zero-shot head, or the one template of captions.
         questions: about all images of `data`, for a task that needs them; None: it makes its own lists.
@@ -36,13 +39,14 @@ class ImageSubject(Subject):
 
     data: ImageData
     id: ImageData | None
+    fit: ImageData | None
     head_space: LabelSpace | None
     prompts: PromptSet | None
     questions: Questions | None
 
     @property
     def data_sets(self) -> tuple[ImageData, ...]:
-        return (self.data,) if self.id is None else (self.data, self.id)
+        return tuple(each for each in (self.data, self.id, self.fit) if each is not None)
 
     @property
     def decoded(self) -> tuple[ImageData, ...]:
@@ -67,6 +71,11 @@ class ImageSubject(Subject):
             "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and self.reads_text else None,
             "prompts": self.prompts and self.prompts.digest,
             **({} if self.questions is None else {"questions": self.questions.digest}),
+            **(
+                {}
+                if self.fit is None
+                else {"fit": {**self.fit.recipe(), "fit_convention": dict(self.task.fits or {})}}
+            ),
         }
 
     def own_convention(self) -> dict[str, Any]:
@@ -82,6 +91,9 @@ class ImageSubject(Subject):
             words["id"] = self.id.name
             if self.id.sample is not None:
                 words["id_sample"] = self.id.sample
+        if self.fit is not None:
+            words["fit"] = _fit_in_words(self.fit)
+            words["fit_convention"] = dict(self.task.fits or {})
         return words
 
     def _prompts(self) -> str:
@@ -97,6 +109,8 @@ class ImageSubject(Subject):
         amounts = [images_in_words(self.data)]
         if self.id is not None:
             amounts.append(f"{images_in_words(self.id)} of {self.id.name}")
+        if self.fit is not None:
+            amounts.append(f"{images_in_words(self.fit)} of {self.fit.name} to fit on")
         if self.data.label_space is not None:
             amounts.append(counted(len(self.data.label_space), "class", "classes"))
         if self.head_space is not None:
@@ -129,12 +143,12 @@ class ImageSubject(Subject):
         embed = functools.partial(embed_images, self.model, compute=compute, precision=precision)
         embeddings = embed(self.data.manifest, recipe=self.data.pixels)
         stats, inputs = embeddings.stats, self._of_data(self.data, head, embeddings)
-        if self.id is not None:
-            of_id = embed(self.id.manifest, recipe=self.id.pixels)
-            stats = dataclasses.replace(
-                stats.plus(of_id.stats), skipped=(*stats.skipped, *of_id.stats.skipped)
-            )
-            inputs = dataclasses.replace(inputs, id=self._of_data(self.id, head, of_id))
+        for name, data in (("id", self.id), ("fit", self.fit)):
+            if data is not None:
+                beside = embed(data.manifest, recipe=data.pixels)
+                skipped = (*stats.skipped, *beside.stats.skipped)
+                stats = dataclasses.replace(stats.plus(beside.stats), skipped=skipped)
+                inputs = dataclasses.replace(inputs, **{name: self._of_data(data, head, beside)})
         if "captions" in self.task.needs:
             inputs = dataclasses.replace(inputs, captions=self._captions(inputs, precision, compute))
         return stats, inputs
@@ -185,6 +199,20 @@ class ImageSubject(Subject):
         )
         _check_width(self.model, inputs.features.shape[1], features.shape[1])
         return Captions(features, image_of_text, are_cut(self.model, texts))
+
+
+def _fit_in_words(fit: ImageData) -> dict[str, Any]:
+    """The training images in a row's convention: which they are, and how many of each class."""
+    assert fit.labels is not None
+    counts = np.unique(fit.labels, return_counts=True)[1]
+    least, most = int(counts.min()), int(counts.max())
+    return {
+        "data": fit.name,
+        "sha256": fit.manifest.digest,
+        "images": len(fit.manifest),
+        "images_per_class": least if least == most else f"{least} to {most}",
+        "sample": fit.sample,
+    }
 
 
 def _check_width(model: Encoder, images: int, texts: int) -> None:

@@ -9,11 +9,18 @@ from clipjax.data.cards import Dataset, DatasetCard, own_prompts
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.questions import Questions
 from clipjax.errors import UsageError
+from clipjax.evaluation.fit_data import fit_data
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.kinds.kind import Kind, why_only_answers
 from clipjax.evaluation.prompts import prompt_set, prompts_about
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.run_data import annotations_of, id_dataset, image_data, questions_about, space_of
+from clipjax.evaluation.run_data import (
+    annotations_of,
+    id_dataset,
+    image_data,
+    questions_about,
+    space_of,
+)
 from clipjax.evaluation.subject import ImageData, NotApplicableError
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, has_own_head, logit_scale
@@ -50,11 +57,14 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
     annotations = annotations_of(dataset.card, task, request)
     data = image_data(model, dataset, space, head_space, request)
     questions = _questions(model, data, dataset.card, annotations) if "questions" in task.needs else None
+    tested = [dataset] if id_set is None else [dataset, id_set]
+    fit = None if request.fit_dataset is None else fit_data(model, tested, head_space, request)
     subject = ImageSubject(
         model=model,
         task=task,
         data=data,
         id=id_set and image_data(model, id_set, id_set.label_space, head_space, request),
+        fit=fit,
         head_space=head_space,
         prompts=texts,
         annotations=annotations,
@@ -117,7 +127,17 @@ def _questions(
 
 KIND = Kind(
     name="images",
-    options=("labels", "prompts", "decode", "per_device_batch", "workers", "pixel_store"),
+    options=(
+        "labels",
+        "prompts",
+        "decode",
+        "per_device_batch",
+        "workers",
+        "pixel_store",
+        "fit_root",
+        "fit_dataset",
+        "fit_per_class",
+    ),
     lacking="takes no classes, prompts or way to decode",
     not_applicable=not_applicable,
     resolve=resolve,
