@@ -46,6 +46,7 @@ ORDER = (
         "rank",
         "power",
         "gate",
+        "gallery",
         "generate",
     ),
     *("doctor", "explain", "finetune", "wise_ft"),

@@ -16,6 +16,7 @@ from clipjax.tasks.task import Measure, find_task
 def write(
     folder: Path,
     images: dict[str, Any],
+    /,
     *,
     task: str = "zeroshot",
     model: str = "a",

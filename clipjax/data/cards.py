@@ -74,6 +74,7 @@ class DatasetCard:
         per_class: the number of images of each class.
         about: images, or pairs, where their exact number is not known: for costs, and never checked.
         hidden: why the images may not be shown, where their licence forbids it.
+        private: why a page with the images may not be passed on, where their terms forbid it.
         files: what the data set is distributed in; empty: nobody distributes it.
         tfds: builder in TensorFlow Datasets.
         in_paper: reported by the study that this toolkit follows.
@@ -105,6 +106,7 @@ class DatasetCard:
     ids: CardIds | None = None
     licence: str | None = None
     hidden: str | None = None
+    private: str | None = None
     source: str | None = None
     paper: str | None = None
     files: tuple[CardFile, ...] = ()

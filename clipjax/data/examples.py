@@ -42,13 +42,13 @@ def examples_of(dataset: Dataset) -> list[Example]:
     if manifest.pairs is None:
         sample = manifest.sample(NUMBER)
         return [
-            Example((_pixels(sample, i),), _label(dataset, sample, i), name)
+            Example((small_image(sample, i, SIDE),), _label(dataset, sample, i), name)
             for i, name in enumerate(sample.ids)
         ]
     sample = manifest.sample(NUMBER // 2)
     pairs, row = sample.pairs, {name: i for i, name in enumerate(sample.ids)}
     assert pairs is not None
-    both = [[_pixels(sample, row[name]) for name in pairs.image_ids(i)] for i in range(len(pairs))]
+    both = [[small_image(sample, row[name], SIDE) for name in pairs.image_ids(i)] for i in range(len(pairs))]
     return [Example(tuple(images), "", name) for images, name in zip(both, pairs.ids)]
 
 
@@ -61,11 +61,20 @@ def _label(dataset: Dataset, sample: Manifest, i: int) -> str:
     return dataset.label_space.classes[sample.labels[i]]
 
 
-def _pixels(sample: Manifest, i: int) -> np.ndarray:
-    """The whole image, smaller. Its outermost pixels stay so, since ObjectNet's border must be seen."""
-    image = to_rgb(open_image(sample.opener.open(i), sample.ids[i]))
+def small_image(manifest: Manifest, i: int, side: int) -> np.ndarray:
+    """The whole image, smaller. Its outermost pixels stay so, since ObjectNet's border must be seen.
+
+    Args:
+        side: pixels of the longer side; a smaller image does not grow.
+
+    Returns: uint8 [H, W, 3].
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    image = to_rgb(open_image(manifest.opener.open(i), manifest.ids[i]))
     pixels, small = np.asarray(image), image.copy()
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     shrunk = np.asarray(small).copy()
     rows, columns = (
         np.linspace(0, a - 1, b).round().astype(int) for a, b in zip(pixels.shape, shrunk.shape[:2])

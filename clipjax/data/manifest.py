@@ -123,6 +123,14 @@ class CheckedOpener:
         return self.opener.content_digests(progress)
 
 
+def sample_ranks(ids: Sequence[str], seed: int) -> list[bytes]:
+    """Hashes of (seed, id): the images with the smallest ones are a uniform random sample.
+
+    A larger sample contains every smaller one, and the order of the images does not matter.
+    """
+    return [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in ids]
+
+
 def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
     if not isinstance(root, BucketPath):
         return [name for name in names if not is_file(root / name)]
@@ -293,5 +301,5 @@ class Manifest:
 
 def _shuffled(names: Sequence[str], seed: int) -> list[int]:
     """Rows by the hashes of (seed, name): a name's place depends on no other name."""
-    rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in names]
+    rank = sample_ranks(names, seed)
     return sorted(range(len(names)), key=rank.__getitem__)

@@ -48,6 +48,7 @@ def _next_steps(out: Path, names: Sequence[str]) -> str:
     return f"""
 figures  {", ".join(str(out / name) for name in pictures)} (and .pdf)
 report   {out / "report.html"}: open it in a browser, it needs no network
+gallery  {out / "gallery.html"}: images that models disagree on, that are hard for all, by factor
 results  {out / "results"}: rows with provenance, and one row per image
 models   {out / "models"}: load with clipjax.load_model("{best}"); {LLAVA} answers questions
 tuned    {out / "finetuned"}: a folder per method, with its model, log and few-shot list

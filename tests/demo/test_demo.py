@@ -545,6 +545,11 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
     assert all(f'"{model}"' in text for model in models)
     assert "Not here" not in text
     assert all(f'id="{name}"' in text for name in ("ranks-top1", "figure-risk-coverage"))
+    gallery = (quick.out / "gallery.html").read_text(encoding="utf-8")
+    assert '"page":"gallery.html#images-0"' in text
+    assert all(f"<span>{model.id}</span>" in gallery for model in plan.QUICK.models)
+    assert "Thumbnails show the crop that" in gallery
+    assert '">top_factors: pose</h3>' in gallery
     for figure in ("correspondence", "corruptions_3d", "fine_tuning", "risk_coverage"):
         assert all((quick.out / f"{figure}.{ending}").is_file() for ending in ("png", "pdf", "svg"))
     claims = ledger(CLAIMS).claims

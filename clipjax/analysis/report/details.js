@@ -85,6 +85,7 @@ function made(cell) {
       ["mean over", interned(cells.aggregates[cell])],
       ["note", interned(cells.note[cell])],
       ["images", partOf(cell)],
+      ["look at the images", galleryLink(data.columns[cells.column[cell]])],
       ["sample", interned(run("sample")) && sampleText(interned(run("sample")))],
       ["images skipped", interned(run("skipped")) || null],
       ["origin", interned(run("origin"))],
@@ -110,6 +111,12 @@ function made(cell) {
     fold("Versions", pairs(listed(record(run("versions"))))),
     fold("Model", pairs(listed(facts[cells.model[cell]]))),
   );
+}
+
+/** A link to the images of a number's task and data set; null if no gallery has them. */
+function galleryLink({ task, dataset }) {
+  const place = data.gallery?.find((one) => one.task === task && one.dataset === dataset);
+  return place ? make("a", { href: place.page }, "where models are right and wrong") : null;
 }
 
 const sampleText = (sample) => `${sample.limit} of ${sample.of} images, seed ${sample.seed}`;

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -38,15 +38,15 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
     """The page as text."""
     script = script_text()
     name = html.escape(xml(f"Results: {data['name']}"))
-    return Template(_part("page.html")).substitute(
+    return Template(part("page.html")).substitute(
         policy=html.escape(_policy(script)),
         title=name,
-        style=_part("page.css"),
+        style=part("page.css"),
         facts=html.escape(xml(_facts(data))),
         origin=html.escape(xml(_origin(data))),
-        links=joined(*(tag("a", each.title, href=f"#{_anchor(each.title)}") for each in sections)),
+        links=joined(*_links(data, sections)),
         sections=joined(*map(_section, sections)),
-        reading=_part("reading.html"),
+        reading=part("reading.html"),
         data=embedded(data),
         script=script,
     )
@@ -54,7 +54,7 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
 
 def script_text() -> str:
     """All scripts in one function: no name is global."""
-    parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
+    parts = "\n".join(part(f"{name}.js") for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 
@@ -83,7 +83,7 @@ def _packed(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
     return {"count": count, "columns": short}
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
     return files("clipjax.analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -119,6 +119,13 @@ def _origin(data: Mapping[str, Any]) -> str:
     if data["left_out"]:
         said.append(f"{data['left_out']:,} rows of {data['left_out_what']} are left out")
     return " · ".join(said)
+
+
+def _links(data: Mapping[str, Any], sections: Sequence[Section]) -> Iterator[Html]:
+    for each in sections:
+        yield tag("a", each.title, href=f"#{_anchor(each.title)}")
+    for page in dict.fromkeys(each["page"].partition("#")[0] for each in data.get("gallery", ())):
+        yield tag("a", "Images", href=page)
 
 
 def _section(section: Section) -> Html:

@@ -16,6 +16,7 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.answers_section import Images, answers_section
 from clipjax.analysis.report.data import report_data
+from clipjax.analysis.report.gallery_links import gallery_links
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.ranks_section import ranks_section
 from clipjax.analysis.report.sections import RowChoice, claims_section, figures_section, tables_section
@@ -34,6 +35,7 @@ class Choices:
         figures: names or files; None for all of clipjax.
         claims: None for configs/claims.toml.
         prompts: default the study's, for claims the file's.
+        gallery: a page of `clipjax gallery`, which the numbers of its data sets link to.
     """
 
     figures: Sequence[str] | None = None
@@ -42,6 +44,7 @@ class Choices:
     precision: str = "parity"
     parts: bool = True
     highlight: tuple[str, ...] = ()
+    gallery: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,15 @@ def write_report(
 
     Raises:
         UsageError: unknown figure.
-        DataError: a file of figures or claims has another form, or the page cannot be written.
+        DataError: a file of figures or claims, or the gallery, has another form, or the page cannot be
+            written.
     """
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
     book, index = ledger(choices.claims), RowIndex(rows)
     taken = RowChoice(choices.prompts or DEFAULT_PROMPTS, choices.precision)
     data = report_data(rows, name, parts=choices.parts, highlight=choices.highlight)
+    data["gallery"] = [] if choices.gallery is None else gallery_links(choices.gallery, out)
     verdicts = check(book, index, prompts=choices.prompts, precision=choices.precision)
     sections = [
         figures_section(specs, index, taken),

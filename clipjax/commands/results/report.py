@@ -35,6 +35,10 @@ class ReportOptions:
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
     highlight: HighlightOption = None
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="A page of `clipjax gallery`, which the numbers of its data sets link to."),
+    ] = None
     parts: Annotated[
         bool,
         typer.Option(

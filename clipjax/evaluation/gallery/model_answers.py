@@ -1,0 +1,335 @@
+"""What models answered about the same images: per-image tables of runs, joined by image id.
+
+    [answered] = answered_sets("results", ["vit_b_32-openai", "vit_b_16-openai"], datasets=["imagenet_r"])
+    answered.labels[0], [(each.name, each.texts[0], each.right[0]) for each in answered.models]
+
+Names are of models or of runs. Of models, the way of measuring that most of them share counts, as in
+`clipjax rank`; runs that are named may differ in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from clipjax.analysis.diff.differences import how
+from clipjax.data.cards import is_registered, label_spaces, read_card
+from clipjax.errors import ClipjaxError, DataError, UsageError, some_of, unknown_name
+from clipjax.evaluation.comparison.alike_runs import alike
+from clipjax.evaluation.comparison.run_pairs import RunFilter
+from clipjax.results.data_sets import images_of, recorded_name, with_distinct_names
+from clipjax.results.row import COMPARISON, Row
+from clipjax.results.runs.stored_runs import runs_named
+from clipjax.results.store import ResultStore, run_order
+from clipjax.results.tables import model_name
+
+NAMED = 8  # at most this many data sets are named in a message
+_READ = ("id", "correct", "label", "truth", "prediction", "prediction_name", "answer", "confidence")
+
+
+class ModelAnswers(NamedTuple):
+    """One model's answers to all images.
+
+    Attributes:
+        name: the model's; of several runs of one model, with what tells them apart.
+        texts: its answers.
+        right: bool [N].
+        confidence: float64 [N]; None if the task keeps none.
+    """
+
+    name: str
+    row: Row
+    texts: list[str]
+    right: np.ndarray
+    confidence: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class AnsweredSet:
+    """The images of a task and data set, with all models' answers in the same order.
+
+    Attributes:
+        labels: what the data set states of each image; "": nothing.
+        classes: class -> its name, as far as the tables and the card tell; other classes are called "class 7"
+            in labels and answers.
+        table: the first model's per-image table, in the order of `ids`.
+        ways: how the runs were made, as far as all agree (prompts, precision, ...).
+        left_out: models -> why.
+    """
+
+    task: str
+    dataset: str
+    ids: list[str]
+    labels: list[str]
+    classes: Mapping[int, str]
+    models: tuple[ModelAnswers, ...]
+    table: pa.Table
+    ways: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool [M, N]: whether each model is right."""
+        return np.stack([each.right for each in self.models])
+
+    def named_by(self, classes: Sequence[str]) -> AnsweredSet:
+        """The same set, with labels and answers of unnamed classes called by their names in `classes`.
+
+        Unchanged where the known names are others: the runs are over another label space.
+        """
+        if any(classes[k : k + 1] != [name] for k, name in self.classes.items()):
+            return self
+        names = {_unnamed(k): name for k, name in enumerate(classes) if k not in self.classes}
+        models = [each._replace(texts=[names.get(text, text) for text in each.texts]) for each in self.models]
+        labels = [names.get(label, label) for label in self.labels]
+        return replace(self, labels=labels, classes=dict(enumerate(classes)), models=tuple(models))
+
+
+class _Run(NamedTuple):
+    store: ResultStore
+    row: Row
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.row["task"], self.row["dataset"]
+
+    def table(self) -> pa.Table:
+        """Raises DataError if the run has no per-image table, or one without answers."""
+        table = self.store.images(self.row["run_id"])
+        lacking = [name for name in ("id", "correct") if name not in table.column_names]
+        if not {"prediction_name", "prediction", "answer"} & {*table.column_names}:
+            lacking.append("prediction_name")
+        if lacking:
+            raise DataError(
+                f"the per-image table of {self.row['run_id']} ({self.row['task']}) has no column "
+                f"{' or '.join(lacking)}: give another --task, whose images are right or wrong"
+            )
+        return table
+
+
+def answered_sets(
+    results: str | Path,
+    names: Sequence[str] = (),
+    *,
+    tasks: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    choice: RunFilter | None = None,
+) -> list[AnsweredSet]:
+    """The answers of models or runs on each data set.
+
+    Args:
+        results: the folder of results.
+        names: models, or runs of one task on one data set; none: all models.
+        tasks: at most one task per data set is shown, of these; none: the first on the data set's card whose
+            images are right or wrong.
+        datasets: only these; none: the only one that the models share.
+        choice: conditions on the runs of models.
+
+    Raises:
+        UsageError: no model, run, task or data set of that name; models beside runs; several data sets and no
+            choice.
+        DataError: no run has a per-image table with answers, or named runs are of other images.
+    """
+    named = [runs_named(name, results) for name in names]
+    if len({each.is_run for each in named}) == 2:
+        raise UsageError(f"{', '.join(names)} are models and runs: name models alone, or runs alone")
+    if named and named[0].is_run:
+        runs = [_Run(each.store, each.store.run(each.runs[0])[0]) for each in named]
+        return [_of_runs(runs, tasks, datasets)]
+    ResultStore(results).check_runs()
+    runs = _measured(ResultStore(results))
+    runs = [run for run in runs if not names or run.row["model"] in names]
+    keys = dict.fromkeys(run.key for run in runs)
+    shared = [key for key in keys if set(names) <= {run.row["model"] for run in runs if run.key == key}]
+    chosen = _chosen([run for run in runs if run.key in shared], tasks, datasets)
+    return [_of_models(own, names, choice or RunFilter()) for own in chosen]
+
+
+def _measured(store: ResultStore) -> list[_Run]:
+    """Each run once, oldest first, of those that `clipjax` measured itself."""
+    rows = {
+        row["run_id"]: row
+        for row in store.rows()
+        if row["origin"] == "measured" and row["precision"] != COMPARISON and row["value"] is not None
+    }
+    return [_Run(store, rows[run_id]) for run_id in sorted(rows, key=run_order)]
+
+
+def _chosen(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str]) -> list[list[_Run]]:
+    """The runs of one task of each data set."""
+    known = dict.fromkeys(run.row["dataset"] for run in runs)
+    for name in datasets:
+        if name not in known:
+            raise unknown_name("data set that the models share", name, sorted(known))
+    for name in tasks:
+        if name not in {run.row["task"] for run in runs}:
+            raise unknown_name("task that the models share", name, sorted({run.row["task"] for run in runs}))
+    if not known:
+        raise DataError("the models have no task and data set in common: evaluate them on the same images")
+    if not datasets and len(known) > 1:
+        some = some_of(sorted(known), NAMED)
+        raise UsageError(f"the models share {len(known)} data sets ({some}): choose with --dataset")
+    chosen = []
+    for dataset in datasets or known:
+        of_task: dict[str, list[_Run]] = {}
+        for run in runs:
+            if run.row["dataset"] == dataset and (not tasks or run.row["task"] in tasks):
+                of_task.setdefault(run.row["task"], []).append(run)
+        chosen.append(_of_first_task(dataset, of_task))
+    return chosen
+
+
+def _of_first_task(dataset: str, of_task: Mapping[str, list[_Run]]) -> list[_Run]:
+    """The runs of the first task whose newest run has a table with answers."""
+    listed = read_card(dataset).tasks if is_registered(dataset) else ()
+    why: DataError | None = None
+    for task in sorted(of_task, key=lambda task: (task not in listed, (*listed, task).index(task), task)):
+        try:
+            of_task[task][-1].table()
+        except DataError as error:
+            why = why or error
+        else:
+            return of_task[task]
+    if why is None:
+        raise UsageError(f"no model was measured on {dataset} by this --task: leave --task out")
+    raise why
+
+
+def _of_models(runs: Sequence[_Run], names: Sequence[str], choice: RunFilter) -> AnsweredSet:
+    """Models that were measured alike, in the order of `names`, else the best first; others are left out."""
+    rows, left_out = alike([run.row for run in runs], choice)
+    loaded: list[_Loaded] = []
+    for row in rows:
+        try:
+            loaded.append(_loaded(_Run(runs[0].store, row)))
+        except DataError as error:
+            left_out[model_name(row)] = str(error)
+    if not loaded:
+        raise DataError("; ".join(f"{model} is left out: {why}" for model, why in left_out.items()))
+    first = max(loaded, key=lambda one: sum(_unlike(one, other) is None for other in loaded))
+    kept = []
+    for one in loaded:
+        if (why := _unlike(first, one)) is None:
+            kept.append(one)
+        else:
+            left_out[model_name(one.run.row)] = why
+    kept.sort(key=lambda one: (_place(one, names), -np.mean(one.columns["correct"]), one.run.row["model"]))
+    return _joined(kept, left_out)
+
+
+def _place(one: _Loaded, names: Sequence[str]) -> int:
+    return names.index(one.run.row["model"]) if names else 0
+
+
+def _of_runs(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str]) -> AnsweredSet:
+    if tasks or datasets:
+        raise UsageError("runs are of one task and data set: leave --task and --dataset out beside them")
+    rows = with_distinct_names([run.row for run in runs])
+    runs = [run._replace(row=row) for run, row in zip(runs, rows)]
+    if len({run.key for run in runs}) > 1:
+        said = [f"{run.row['run_id']} is of {run.row['task']} on {run.row['dataset']}" for run in runs]
+        raise DataError(f"{', '.join(said)}: name runs of one task on one data set")
+    loaded = [_loaded(run) for run in runs]
+    for one in loaded[1:]:
+        if (why := _unlike(loaded[0], one)) is not None:
+            raise DataError(f"{one.run.row['run_id']}: {why}; evaluate both on the same images")
+    return _joined(loaded, {})
+
+
+class _Loaded(NamedTuple):
+    """`columns`: those of `_READ` that the table has."""
+
+    run: _Run
+    table: pa.Table
+    columns: dict[str, list[Any]]
+
+
+def _loaded(run: _Run) -> _Loaded:
+    """Raises DataError as `_Run.table`, or if the table cannot be joined to another."""
+    table = run.table()
+    columns = table.select([name for name in _READ if name in table.column_names]).to_pydict()
+    if not columns["id"]:
+        raise DataError(f"the per-image table of {run.row['run_id']} is empty")
+    if len(set(columns["id"])) < len(columns["id"]):
+        raise DataError(f"an image id occurs twice in the per-image table of {run.row['run_id']}")
+    return _Loaded(run, table, columns)
+
+
+def _unlike(one: _Loaded, other: _Loaded) -> str | None:
+    """Why the second run's images are not the first's; None if they are."""
+    own, others, name = set(one.columns["id"]), set(other.columns["id"]), one.run.row["run_id"]
+    if own != others:
+        sizes = f"{len(others)} and {len(own)}, {len(own & others)} in common"
+        return f"measured on other images than {name} ({sizes})"
+    digests = [images_of(each.run.row) for each in (one, other)]
+    if None not in digests and digests[0] != digests[1]:
+        return f"its images have the names of those of {name}, and other contents or labels"
+    return None
+
+
+def _joined(loaded: Sequence[_Loaded], left_out: Mapping[str, str]) -> AnsweredSet:
+    run, table, first = loaded[0]
+    names, ways = _names([each.run.row for each in loaded])
+    place = {image: i for i, image in enumerate(first["id"])}
+    classes = _class_names(loaded)
+    models = []
+    for name, (each, _, columns) in zip(names, loaded):
+        order = np.argsort([place[image] for image in columns["id"]])  # theirs -> the first run's
+        texts, right = _texts(columns), np.asarray(columns["correct"], bool)[order]
+        confidence = np.asarray(columns["confidence"], float)[order] if "confidence" in columns else None
+        models.append(ModelAnswers(name, each.row, [texts[i] for i in order], right, confidence))
+    labels = first.get("truth") or [
+        classes.get(k, _unnamed(k)) for k in first.get("label", [-1] * len(place))
+    ]
+    found = AnsweredSet(*run.key, first["id"], labels, classes, tuple(models), table, ways, left_out)
+    return found.named_by(_card_classes(recorded_name(run.row)))
+
+
+def _names(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
+    """A name for each run that no other has, and the ways of measuring in which all agree."""
+    ways = [how(row) for row in rows]
+    same = {name: way for name, way in ways[0].items() if all(each.get(name) == way for each in ways)}
+    models = [model_name(row) for row in rows]
+    names = []
+    for model, own in zip(models, ways):
+        differs = [f"{name.replace('_', ' ')} {way}" for name, way in own.items() if name not in same]
+        names.append(f"{model} ({', '.join(differs)})" if models.count(model) > 1 and differs else model)
+    return [f"{each} (run {k + 1})" if names.count(each) > 1 else each for k, each in enumerate(names)], same
+
+
+def _class_names(loaded: Sequence[_Loaded]) -> dict[int, str]:
+    """Class -> its name, as far as the tables tell."""
+    known: dict[int, str] = {}
+    for each in loaded:
+        known |= zip(each.columns.get("prediction", ()), each.columns.get("prediction_name", ()))
+    table = loaded[0].table
+    if "top5_names" in table.column_names:
+        for numbers, names in zip(table["top5"].to_pylist(), table["top5_names"].to_pylist()):
+            known |= zip(numbers, names)
+    return known
+
+
+def _unnamed(k: int) -> str:
+    return f"class {k}" if k >= 0 else ""
+
+
+def _card_classes(dataset: str) -> list[str]:
+    try:
+        space, _ = label_spaces(read_card(dataset)) if is_registered(dataset) else (None, None)
+    except ClipjaxError:
+        return []
+    return [] if space is None else list(space.classes)
+
+
+def _texts(columns: Mapping[str, list[Any]]) -> list[str]:
+    """Each image's answer."""
+    if "prediction_name" in columns:
+        return list(columns["prediction_name"])
+    if "answer" in columns:
+        return ["" if answer is None else answer for answer in columns["answer"]]
+    return [_unnamed(k) for k in columns["prediction"]]
