@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import os
 import shutil
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import typer.main
 from _long import check_guards
 from _reference import Reference
 from _shapes import ANNOTATED
@@ -36,6 +38,9 @@ from jaxtyping import install_import_hook
 
 # Before these modules are imported anywhere.
 install_import_hook(ANNOTATED, "_shapes.checked")
+
+# Typer makes every command anew for each invocation, in 25 ms.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
