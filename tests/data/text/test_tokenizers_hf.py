@@ -243,9 +243,12 @@ def test_shipped_sizes_are_those_of_the_real_vocabularies() -> None:
 
 
 def mistakes(folders: Path, name: str, texts: list[str], reference: dict[str, np.ndarray]) -> int:
-    """Texts whose ids differ, on a tokenizer made anew."""
+    """How many of the hand-written texts and every seventh other have other ids, on a tokenizer made anew."""
+    by_hand = len(HAND_WRITTEN) + len(SPECIALS)
+    rows = [*range(by_hand), *range(by_hand, len(texts), 7)]
     good = ours(folders, name, "json")
-    return int((Tokenizer(good.spec, good.files).encode(texts).ids != reference[name]).any(axis=1).sum())
+    ids = Tokenizer(good.spec, good.files).encode([texts[row] for row in rows]).ids
+    return int((ids != reference[name][rows]).any(axis=1).sum())
 
 
 @pytest.mark.parametrize(
