@@ -11,7 +11,7 @@ WORKERS := 2
 WITHIN ?= 90
 BASE ?=
 
-.PHONY: help demo test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env clean
+.PHONY: help demo test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env jobs-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -63,6 +63,8 @@ tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `cli
 
 gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/gpu.md); WHEELS=DIR: from a folder, without a network
 
+jobs-env: .venv-jobs/.installed  ## the clients that read files of jobs: SkyPilot, xpk, Kubernetes and Slurm, for a test (700 MB)
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "clipjax needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -93,5 +95,17 @@ CUDA ?= $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/d
 	  --editable ".[cuda$(CUDA),reference,test]"
 	@touch $@
 
+# A client that does not install is named, and its test is skipped. Slurm's is unpacked, so that it is no command here.
+.venv-jobs/.installed: Makefile
+	mkdir -p .venv-jobs/slurm
+	for client in skypilot==0.14.1 xpk==1.16.0 kubernetes-validate==1.37.0; do \
+	  name=.venv-jobs/$${client%%[=-]*}; \
+	  { $(PYTHON) -m venv $$name && $$name/bin/python -m pip install --quiet $$client; } || \
+	    { rm -rf $$name; echo "$$client does not install here" >&2; }; \
+	done
+	{ cd .venv-jobs/slurm && apt-get -qq download slurm-client slurm-wlm-basic-plugins libmunge2 && \
+	  for package in *.deb; do dpkg -x "$$package" .; done; } || echo "Slurm's client cannot be got here" >&2
+	@touch $@
+
 clean:  ## remove what the commands made, the environment included
-	rm -rf $(VENV) .venv-newest .venv-tpu .venv-gpu demo-out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-tpu .venv-gpu .venv-jobs demo-out build dist .pytest_cache .ruff_cache

@@ -46,12 +46,12 @@ run: |
 XPK = """\
 #!/bin/bash
 # {title}: an xpk workload for each of {parts} parts of the sweep; made by clipjax sweep --submit xpk.
-# The image has clipjax and, in its working folder, the suite. A TPU_TYPE of several hosts needs --distributed
-# in the command.
+# The image has clipjax and, in its working folder, the suite. A TPU_TYPE of several hosts (v6e-8, v5litepod-8
+# and larger) needs --distributed in the command.
 set -e
 
 cluster=${{CLUSTER:?name the cluster in CLUSTER}}
-type=${{TPU_TYPE:?name the kind of slice in TPU_TYPE, e.g. v5litepod-4}}
+type=${{TPU_TYPE:?name the kind of slice in TPU_TYPE, e.g. v6e-4}}
 image=${{IMAGE:?name the image in IMAGE}}
 command={command}
 
