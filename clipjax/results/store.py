@@ -235,7 +235,8 @@ class ResultStore:
             shared: Fields = parse_json(data, folder / RUN)
         if (version := shared.get("schema_version")) != SCHEMA_VERSION:
             raise DataError(
-                f"{folder / RUN}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}"
+                f"{folder / RUN}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}: move "
+                "the run out of the folder, or read it with the clipjax that wrote it"
             )
         files = RunFiles(folder, data, shared)
         if isinstance(flags := shared.get("xla_flags"), str):

@@ -56,6 +56,9 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield draft
         return
     path = path.absolute()
+    # The draft would take the place of /dev/stdout.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device or a pipe: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft_file(path) as draft:
         yield draft

@@ -252,3 +252,13 @@ def test_a_full_disk_is_not_taken_for_one_without_links(
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(DataError, match="no space left while writing"):
         LocalFiles().create(epath.Path(tmp_path / "shard"), b"bytes")
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (link := tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(DataError, match=r"written \(a device or a pipe: give the name of a file\)"):
+            write_bytes(path, b"text")
+        assert path.is_fifo()
+    assert {*tmp_path.iterdir()} == {pipe, link}
