@@ -26,7 +26,8 @@ def _table(metric: str, ranking: ModelRanking) -> Html:
     models = dict.fromkeys(each.model for place in ranking.places for each in place.models)
     of = [{each.model: each for each in place.models} for place in ranking.places]
     lines = joined(*(_line(model, ranking, of) for model in models))
-    family = f"{ranking.level:.0%} holds for {ranking.family}: tests of pairs on the same images (max-t)."
+    tests = f"tests of pairs on the same images (max-t, {ranking.draws:,} draws)"
+    family = f"{ranking.level:.0%} holds for {ranking.family}: {tests}."
     caption = f"{metric}: ranks that a model may have. {family} {BEST} cannot be told from the best."
     name = "ranks-" + "".join(each if each.isalnum() else "-" for each in metric)
     return joined(sortable(name, caption, ["model", *titles], lines), fold if absent else None)

@@ -85,14 +85,16 @@ def _measured(options: PowerOptions) -> Iterator[dict[str, Any]]:
     assert options.first is not None
     assert options.second is not None
     found = compare_runs(options.first, options.second, options.results, metrics=[options.metric])
-    if not any(each.gained or each.lost for each in found):
+    shares = [(each, each.gained, each.lost) for each in found]
+    if any(gained is None for _, gained, _ in shares):
+        raise UsageError(f"{options.metric} is not a share of images: give another --metric")
+    if not any(gained or lost for _, gained, lost in shares):
         names = f"{options.first} and {options.second}"
         raise DataError(f"{names} are right about the same images everywhere: state a --discordance")
-    for each in found:
-        if each.gained is None or each.lost is None:
-            raise UsageError(f"{options.metric} is not a share of images: give another --metric")
+    for each, gained, lost in shares:
         place = {"task": each.task, "data set": each.dataset, "metric": each.metric}
-        yield place | _numbers((each.gained + each.lost) / each.n, options.images or each.n, options)
+        discordance = ((gained or 0) + (lost or 0)) / each.n
+        yield place | _numbers(discordance, options.images or each.n, options)
 
 
 def _stated(options: PowerOptions) -> Iterator[dict[str, Any]]:

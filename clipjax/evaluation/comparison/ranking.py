@@ -35,6 +35,7 @@ from clipjax.tasks.task import Columns, find_task
 from clipjax.tasks.task_names import TASKS
 
 DRAWS = 10_000
+PAGE = 2_000, 100_000  # draws of a page with more than so many ordered pairs: seconds, not minutes
 
 
 class NoShareOfImages(UsageError):
@@ -129,7 +130,8 @@ def rank_headlines(results: str | Path, choice: RunFilter | None = None) -> dict
         with suppress(NoShareOfImages):
             _check_end(metric)
             own = _rows(rows, metric, {"task": tasks[metric]})
-            rankings[metric] = _ranking(store, metric, own, partial(met, choice), _Tests())
+            how = _Tests(draws=_draws_of_page(own))
+            rankings[metric] = _ranking(store, metric, own, partial(met, choice), how)
     return rankings
 
 
@@ -139,6 +141,12 @@ def _with_several_models(rows: Sequence[Row]) -> set[str]:
     for row in rows:
         models.setdefault((row["task"], row["dataset"]), set()).add(model_name(row))
     return {task for (task, _), names in models.items() if len(names) > 1}
+
+
+def _draws_of_page(rows: Sequence[Row]) -> int:
+    models = [len({*map(model_name, own)}) for own in _by_place(rows).values()]
+    draws, most = PAGE
+    return draws if sum(number**2 for number in models) > most else DRAWS
 
 
 def _check_end(metric: str) -> None:

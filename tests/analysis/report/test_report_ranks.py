@@ -122,3 +122,11 @@ def test_the_page_has_them_and_no_other_number(folder: Path) -> None:
     assert re.sub('<a href="#ranks-title">Ranks</a>', "", rest) == without
     assert "1–2 *" in with_ranks[start:end]
     assert "<d>" not in with_ranks[start:end], "a name is never markup"
+
+
+def test_many_models_take_fewer_draws(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rank_headlines(folder)["top1"].draws == 10_000
+    monkeypatch.setattr("clipjax.evaluation.comparison.ranking.PAGE", (2000, 15))
+    assert rank_headlines(folder)["top1"].draws == 2000
+    monkeypatch.setattr("clipjax.evaluation.comparison.ranking.PAGE", (2000, 16))
+    assert rank_headlines(folder)["top1"].draws == 10_000

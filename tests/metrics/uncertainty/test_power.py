@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
-from _compared import ids, write
+from _compared import add, ids, retrieval_table, write
 from typer.testing import CliRunner
 
 from clipjax import cli
@@ -95,6 +96,42 @@ def test_the_command_measures_the_discordance_of_two_models(tmp_path):
     assert one["needed"] == power.images_needed(0.1, 0.05)
     assert "none" in shown("a", "b", "--results", tmp_path, "--difference", 0.2), "more than they differ"
     assert "right about the same images everywhere" in shown("a", "c", "--results", tmp_path)
+
+
+def test_three_images_tell_nothing(tmp_path):
+    for model, correct in (("a", [True, True, True]), ("b", [True, False, False])):
+        write(tmp_path, {"id": ids(3), "correct": correct}, model=model, measures=[Measure("top1", 0.5, 3)])
+    [one] = json.loads(shown("a", "b", "--results", tmp_path, "--json"))
+    assert one["told difference"] is None
+    assert re.search(r"zeroshot +d +top1 +0\.6667 +3 +none", shown("a", "b", "--results", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"ids": [f"x{i}" for i in range(300)]}, "has 300 images and .* 300, 0 in common"),
+        ({"n": 200}, "200, 200 in common: evaluate both on the same images"),
+        (
+            {"convention": {"prompts": "openai_80"}},
+            "no runs made in the same way of zeroshot on d: a has prompts",
+        ),
+        ({"accuracy": 2.0}, "a and b are right about the same images everywhere: state a --discordance"),
+    ],
+)
+def test_models_that_have_no_discordance_are_one_sentence(tmp_path, changed, why):
+    add(tmp_path, "a", changed.get("accuracy", 0.5), recipe_hash="a" * 64)
+    add(tmp_path, "b", **{"accuracy": 0.6, "recipe_hash": "b" * 64} | changed)
+    text = shown("a", "b", "--results", tmp_path)
+    assert re.search(why, text), text
+    assert len(text.splitlines()) == 1
+    assert "one run: name two" in shown("a", "a", "--results", tmp_path)
+
+
+def test_a_number_that_is_no_share_of_images_is_named(tmp_path):
+    for seed, model in enumerate("ab"):
+        write(tmp_path, retrieval_table(60, seed, 30), task="retrieval", model=model)
+    text = shown("a", "b", "--results", tmp_path, "--metric", "image_retrieval_recall@5")
+    assert text == "image_retrieval_recall@5 is not a share of images: give another --metric"
 
 
 @pytest.mark.parametrize(
