@@ -6,7 +6,8 @@
 Models share how hard an image is, so that their answers correlate. Four truths are drawn: equal models, pairs
 of equal models, accuracies in small steps, and equal models on few images. The intervals hold if the ranks of
 every model, of ties also the lowest and highest, lie in its interval. Beside max-t with and without step-down
-stand the percentiles of bootstrapped ranks and tests of single pairs at 1.96.
+stand the percentiles of bootstrapped ranks and tests of single pairs at 1.96. Intervals of all differences
+hold if each has the true difference of its pair.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import typer
 from benchmarks import common
 from clipjax.metrics.uncertainty.ranks import PairedMeans, RankLimits, decide_ranks, paired_means
 
+DIFFERENCES = "intervals of all differences"
 TRUTHS = {
     "12 equal models, 500 images": (np.full(12, 0.7), 500),
     "12 equal models, 30 images": (np.full(12, 0.7), 30),
@@ -83,7 +85,15 @@ def covered(rng: np.random.Generator, accuracy: np.ndarray, images: int, repeats
         sample = paired_means(answers(rng, accuracy, images), 1000, rng)
         for way, ranks in ways(sample).items():
             held[way] = held.get(way, 0) + bool(np.all((ranks.lo <= lowest) & (highest <= ranks.hi)))
+        held[DIFFERENCES] = held.get(DIFFERENCES, 0) + all_hold(sample, accuracy)
     return {way: count / repeats for way, count in held.items()}
+
+
+def all_hold(sample: PairedMeans, accuracy: np.ndarray) -> bool:
+    """Whether the intervals of `clipjax compare` of many models hold the true difference of every pair."""
+    critical = decide_ranks([sample], step_down=False).critical[0]
+    off = sample.means[:, None] - sample.means - (accuracy[:, None] - accuracy)
+    return bool(np.all(np.abs(off) <= critical * sample.errors))
 
 
 def ways(sample: PairedMeans) -> dict[str, RankLimits]:
