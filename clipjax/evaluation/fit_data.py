@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -101,12 +103,18 @@ def _check_classes(data: ImageData) -> None:
 
 def _check_places(data: ImageData, tested: Sequence[Manifest]) -> None:
     """Raises DataError if some images are files of a tested data set, in its sample or not."""
-    places = {each.opener.where(row) for each in tested for row in range(len(each))}
+    resolved = functools.cache(os.path.realpath)  # of folders: a link to one is the same place
+
+    def place(manifest: Manifest, row: int) -> str:
+        folder, name = os.path.split(manifest.opener.where(row))
+        return os.path.join(resolved(folder), name)
+
+    places = {place(each, row) for each in tested for row in range(len(each))}
     for row in range(len(data.manifest)):
-        if (place := data.manifest.opener.where(row)) in places:
-            names = " or ".join(each.name for each in tested)
+        if place(data.manifest, row) in places:
+            names, where = " or ".join(each.name for each in tested), data.manifest.opener.where(row)
             raise DataError(
-                f"{data.name} contains {place}, a test image of {names}: give other images to fit on "
+                f"{data.name} contains {where}, a test image of {names}: give other images to fit on "
                 "(--fit-data)"
             )
 

@@ -22,6 +22,7 @@ from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.plans.collection import plan
 from clipjax.evaluation.plans.item import items_of
 from clipjax.evaluation.plans.ready import all_ready
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.metrics import ood_features
@@ -164,6 +165,16 @@ def test_training_images_are_embedded_once(whole: Path, tmp_path: Path) -> None:
     assert run(whole, model, store=store, fit_per_class=7).stats.images == 56  # other images
 
 
+def test_the_stored_table_gives_the_same_numbers(whole: Path, tmp_path: Path) -> None:
+    """As predictions of any framework do: a column a score, and a note."""
+    result = run(whole, results=tmp_path / "results")
+    assert result.path is not None
+    again = evaluate_predictions("ood", result.path / "images.parquet", dataset=whole / "odd.toml")
+    assert areas(again) == areas(result)
+    notes = [{row["slice"]: row["note"] for row in each.rows} for each in (again, result)]
+    assert notes[0] == notes[1]
+
+
 def test_on_eight_devices_as_on_one(whole: Path, tmp_path: Path) -> None:
     """The tests have eight; one is what `one_device` leaves of them."""
     import jax
@@ -260,6 +271,8 @@ def test_the_folder_of_test_images_is_refused(data: Path) -> None:
     refused(data, "val contains 24 test images of val", fit_root=data / "val")
     says = r"val contains \S+png, a test image of odd or val: give other images to fit on"
     refused(data, says, fit_root=data / "val", limit=4, fit_per_class=2)
+    (data / "other").symlink_to(data / "val")
+    refused(data, says, fit_root=data / "other", limit=4, fit_per_class=2)
     assert areas(run(data, limit=4, fit_per_class=7))
 
 

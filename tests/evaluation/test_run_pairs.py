@@ -90,6 +90,18 @@ def test_a_recipe_is_matched_by_all_that_it_holds_beside_the_model(tmp_path, cha
     assert pair(tmp_path) == alike
 
 
+@pytest.mark.parametrize("beside", ["id", "fit"])
+def test_other_pixels_are_the_models_own_in_each_data_set(tmp_path, beside):
+    """Models of other sizes read the same ID and training images; other images are another run."""
+
+    def recipe(model, images="d"):
+        return {"images": "d", "model": model, beside: {"images": images, "pixels": {"image_size": model}}}
+
+    alike = tuple(run(tmp_path, name, recipe=recipe(name)) for name in ("a", "b"))
+    run(tmp_path, "a", recipe=recipe("a", images="e"))
+    assert pair(tmp_path) == alike
+
+
 def test_a_sample_gives_way_to_the_whole(tmp_path):
     whole = run(tmp_path, "a"), run(tmp_path, "b")
     some = {"sample": {"limit": 4, "seed": 0, "of": 9}, "recipe": {"images": "sampled"}}

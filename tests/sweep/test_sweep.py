@@ -155,6 +155,16 @@ def test_what_it_would_take(
     assert re.search(r"^1/2 +\d +\d+ +\d+\.\d%$", after.output, re.MULTILINE)
 
 
+def test_training_images_are_for_the_task_that_fits_something(done: tuple[Path, Result, int]) -> None:
+    """Of all runs of the suite, which states them once."""
+    for row in ResultStore(done[0] / "results").rows():
+        assert ("fit" in row["recipe"]) == (row["task"] == "ood")
+        if row["slice"] == "score:relative_mahalanobis":
+            assert row["value"] is not None
+            fit: Any = row["convention"]["fit"]
+            assert fit["sample"] == {"per_class": 5, "seed": 0, "of": 24}
+
+
 def test_nothing_is_downloaded_to_say_what_it_would_take(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

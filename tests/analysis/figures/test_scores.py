@@ -20,6 +20,7 @@ from clipjax.heads.head import identity_head
 from clipjax.results.store import images_table
 from clipjax.tasks import calibration, ood
 from clipjax.tasks.inputs import ImageInputs
+from clipjax.tasks.measures.feature_scores import FEATURE_SCORES
 
 K = 6
 SPACE = LabelSpace("planted", tuple("abcdef"), tuple("abcdef"))
@@ -111,6 +112,10 @@ def test_histograms_of_the_scores(runs, drawn, tmp_path):
     assert shown[0].get_ylabel() == "density of images"
     labels = shown[0].get_legend_handles_labels()[1]
     assert {"in distribution (n = 400)", "out of distribution (n = 120)"} <= set(labels)
+
+
+def test_every_score_of_the_task_has_a_name_there() -> None:
+    assert list(scores.NAMES) == [*ood.SCORES, *FEATURE_SCORES]
 
 
 def test_an_area_without_an_interval_is_drawn_too(runs, drawn, tmp_path):
