@@ -19,7 +19,7 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.devices.sharding import DP, make_mesh
 from clipjax.errors import DataError, UsageError
-from clipjax.models.arch import Arch, load_arch
+from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import export, flatten
@@ -28,20 +28,21 @@ from converters.table import load_table
 INDEX = "open_clip_model.safetensors.index.json"
 
 
-def small_arch() -> Arch:
-    """A ViT of 170 MB: enough that what Python and XLA hold themselves counts for little."""
+def card_of(**sizes: int) -> Card:
+    """A ViT of few layers; `sizes` of both towers' blocks."""
     arch: Any = load_arch("ViT-B-32")
-    vision = dataclasses.replace(arch.vision, image_size=64, layers=5)
-    text = dataclasses.replace(arch.text, layers=2, vocab_size=1000)
-    return dataclasses.replace(arch, vision=vision, text=text)
+    vision = dataclasses.replace(arch.vision, image_size=64, layers=5, **sizes)
+    text = dataclasses.replace(arch.text, layers=2, vocab_size=1000, **sizes)
+    card = model_card("vit_b_32-laion2b_s34b_b79k")
+    pixels = dataclasses.replace(card.preprocess, image_size=64, resize_size=64)
+    arch = dataclasses.replace(arch, vision=vision, text=text)
+    # Its vocabulary is smaller than the tokenizer's.
+    return dataclasses.replace(card, id="small", arch=arch, preprocess=pixels, tokenizer=None)
 
 
 @pytest.fixture(scope="module")
 def card() -> Card:
-    card = model_card("vit_b_32-laion2b_s34b_b79k")
-    pixels = dataclasses.replace(card.preprocess, image_size=64, resize_size=64)
-    # Its vocabulary is smaller than the tokenizer's.
-    return dataclasses.replace(card, id="small", arch=small_arch(), preprocess=pixels, tokenizer=None)
+    return card_of(width=384, heads=6, mlp_width=1536)
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +158,15 @@ print(json.dumps([len(mesh.devices), loading, converting]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
-def test_peak_memory(folder: Path, half: Path) -> None:
-    """Loading onto eight devices takes the file's size, converting a fraction of it, of a half file too."""
+def test_peak_memory(tmp_path: Path) -> None:
+    """Loading onto eight devices takes the file's size, converting a fraction of it, of a half file too.
+
+    The file has 170 MB: enough that what Python and XLA hold themselves counts for little.
+    """
+    folder, half = tmp_path / "float32", tmp_path / "float16"
+    for path in (folder, half):
+        path.mkdir()
+        write_reference(path, card_of(), path.name)
     command = [sys.executable, "-c", MEASURE, str(folder), str(half)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     devices, loading, converting = json.loads(done.stdout)
