@@ -26,6 +26,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -83,15 +84,19 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_device() -> Iterator[None]:
-    """JAX has one device, as on a user's CPU: batches of few images for eight are nearly all padding."""
+def one_device() -> Iterator[list[Any]]:
+    """JAX has one device, as on a user's CPU: batches of few images for eight are nearly all padding.
+
+    The fixture's value is the list of all devices, for meshes of several.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        first = jax.devices()[:1]
+        every = jax.devices()
+        first = every[:1]
         for name in ("devices", "local_devices"):
             patch.setattr(jax, name, lambda *_: first)
         for name in ("device_count", "local_device_count"):
             patch.setattr(jax, name, lambda *_: 1)
-        yield
+        yield every
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from clipjax.heads.head import logits
 from clipjax.results.store import ResultStore
 from clipjax.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SPACE = LabelSpace("colours", CLASSES, CLASSES)
 KINDS = ("coop", "tip_adapter")
 HOW: Any = {"precision": "parity", "store": None, "progress": False}

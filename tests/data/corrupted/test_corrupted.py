@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -24,6 +24,8 @@ from clipjax.data.corrupted import write
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture
@@ -119,10 +121,11 @@ def test_a_folder_of_reshadings_replaces_the_substitute(world: Path) -> None:
 
 
 def test_the_same_files_on_one_device_and_after_an_interruption(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, one_device: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [whole] = corrupt(world)
-    monkeypatch.setattr(write, "local_mesh", lambda: make_mesh(jax.devices()[:1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "local_mesh", lambda: make_mesh(one_device))
+        [whole] = corrupt(world)
     put, puts = write._Target.put, []
 
     def stop(target: write._Target, row: int, data: bytes) -> None:

@@ -38,6 +38,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Store
 from clipjax.sweep.suite import load_suite
 
+pytestmark = pytest.mark.usefixtures("one_device")
 CARD = """
 name = "val"
 title = "Corrupted on reading: {kind}, severity {severity}"
@@ -146,13 +147,13 @@ def test_the_pixels_of_the_copies(world: Path, kind: str) -> None:
 
 
 def test_devices_workers_and_the_pixel_store_change_no_bit(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, one_device: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = load(world).manifest
     expected = pixels(manifest, rows=[0, 1, 2])
     np.testing.assert_array_equal(pixels(manifest, workers=1), expected)
     with monkeypatch.context() as patch:
-        patch.setattr(corrupted_batches, "local_mesh", lambda: make_mesh(jax.devices()[:1]))
+        patch.setattr(corrupted_batches, "local_mesh", lambda: make_mesh(one_device))
         np.testing.assert_array_equal(pixels(manifest), expected)
     store = PixelStore(world / "pixels")
     for _ in range(2):
