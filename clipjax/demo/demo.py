@@ -4,7 +4,7 @@
     training/   resume points                 store/     embeddings
     results/    result rows                   pixels/    decoded images
     finetuned/  a folder per method           programs/  compiled programs
-    *.png, *.pdf   figures                    report.html
+    *.png, *.pdf   figures                    report.html, gallery.html
 
 Existing models and results are not made again.
 """

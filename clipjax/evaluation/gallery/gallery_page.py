@@ -115,8 +115,10 @@ def _section(k: int, shown: Shown) -> Html:
         )
         for number, group in enumerate(shown.groups)
     ]
-    heading = tag("h2", _title(answered), id=anchor(k))
-    return tag("section", heading, *about, _key(answered.models), *groups, aria_labelledby=anchor(k))
+    links = [tag("a", group.title, href=f"#{anchor(k)}-{n}") for n, group in enumerate(shown.groups)]
+    heading, name = tag("h2", _title(answered), id=anchor(k)), f"Groups of {answered.dataset}"
+    nav = tag("nav", *links, aria_label=name)
+    return tag("section", heading, *about, _key(answered.models), nav, *groups, aria_labelledby=anchor(k))
 
 
 def _ways(answered: AnsweredSet) -> Iterator[str]:

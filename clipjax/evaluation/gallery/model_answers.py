@@ -9,6 +9,7 @@ Names are of models or of runs. Of models, the way of measuring that most of the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,8 +212,7 @@ def _of_models(runs: Sequence[_Run], names: Sequence[str], choice: RunFilter) ->
             left_out[model_name(row)] = str(error)
     if not loaded:
         raise DataError("; ".join(f"{model} is left out: {why}" for model, why in left_out.items()))
-    first = max(loaded, key=lambda one: sum(_unlike(one, other) is None for other in loaded))
-    kept = []
+    first, kept = _on_most_images(loaded), []
     for one in loaded:
         if (why := _unlike(first, one)) is None:
             kept.append(one)
@@ -220,6 +220,16 @@ def _of_models(runs: Sequence[_Run], names: Sequence[str], choice: RunFilter) ->
             left_out[model_name(one.run.row)] = why
     kept.sort(key=lambda one: (_place(one, names), -np.mean(one.columns["correct"]), one.run.row["model"]))
     return _joined(kept, left_out)
+
+
+def _on_most_images(loaded: Sequence[_Loaded]) -> _Loaded:
+    """A run on the images, by ids and by digest, that most runs are on."""
+    groups: dict[frozenset[str], list[_Loaded]] = {}
+    for one in loaded:
+        groups.setdefault(frozenset(one.columns["id"]), []).append(one)
+    most = max(groups.values(), key=len)
+    digests = Counter(images_of(one.run.row) for one in most)
+    return max(most, key=lambda one: digests[images_of(one.run.row)])
 
 
 def _place(one: _Loaded, names: Sequence[str]) -> int:

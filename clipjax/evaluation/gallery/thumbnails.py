@@ -217,7 +217,7 @@ def _dataset(card: DatasetCard | None, answered: AnsweredSet, places: ImagePlace
     return dataclasses.replace(dataset, manifest=manifest)
 
 
-_OTHER = "give the folder that they were evaluated on (--data)"
+_OTHER = "give the folder that they were evaluated on (--data), and its card (--card) if that is your own"
 
 
 # From a folder.
