@@ -236,3 +236,33 @@ def test_a_data_set_is_chosen_where_there_are_several(images: Dataset, tmp_path:
     assert answered.dataset == "birds"
     assert refusal(UsageError, tmp_path, datasets=["bird"]).endswith("did you mean birds?")
     assert refusal(UsageError, tmp_path, datasets=["pets"], tasks=["ood"]).startswith("unknown task")
+
+
+# Answers and labels in words.
+
+
+def test_classes_without_names_get_those_of_the_data_set(images: Dataset, tmp_path: Path) -> None:
+    add_run(tmp_path, images, "a", ["cat/0.png"], table={"prediction_name": None})
+    [answered] = answered_sets(tmp_path, ["a"])
+    assert (answered.labels[0], answered.models[0].texts[:2]) == ("class 0", ["class 1", "class 0"])
+    named = answered.named_by(["cat", "dog", "owl"])
+    assert (named.labels[0], named.models[0].texts[:2]) == ("cat", ["dog", "cat"])
+    add_run(tmp_path / "named", images, "a", ["cat/0.png"])
+    [answered] = answered_sets(tmp_path / "named", ["a"])
+    other = answered.named_by(["dog", "cat", "owl"])
+    assert other.labels == answered.labels, "the runs are over another label space"
+
+
+def test_options_that_a_model_chose_are_its_answers(images: Dataset, tmp_path: Path) -> None:
+    """Of `multiple_choice`; an answer that cannot be read is none."""
+    ids = images.manifest.ids
+    table = {
+        "truth": [f"a {name.split('/')[0]}" for name in ids],
+        "answer": [None, "a dog", *["an owl"] * 28],
+        **dict.fromkeys(("label", "prediction", "prediction_name", "confidence")),
+    }
+    add_run(tmp_path, images, "a", CATS, table=table)
+    [answered] = answered_sets(tmp_path, ["a"])
+    assert answered.models[0].texts[:3] == ["", "a dog", "an owl"]
+    assert answered.labels[:1] == ["a cat"]
+    assert answered.models[0].confidence is None

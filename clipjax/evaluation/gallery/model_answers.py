@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,6 @@ from clipjax.results.store import ResultStore, run_order
 from clipjax.results.tables import model_name
 
 NAMED = 8  # at most this many data sets are named in a message
-_READ = ("id", "correct", "label", "truth", "prediction", "prediction_name", "answer", "confidence")
 
 
 class ModelAnswers(NamedTuple):
@@ -204,12 +203,7 @@ def _of_first_task(dataset: str, of_task: Mapping[str, list[_Run]]) -> list[_Run
 def _of_models(runs: Sequence[_Run], names: Sequence[str], choice: RunFilter) -> AnsweredSet:
     """Models that were measured alike, in the order of `names`, else the best first; others are left out."""
     rows, left_out = alike([run.row for run in runs], choice)
-    loaded: list[_Loaded] = []
-    for row in rows:
-        try:
-            loaded.append(_loaded(_Run(runs[0].store, row)))
-        except DataError as error:
-            left_out[model_name(row)] = str(error)
+    loaded = _loaded([_Run(runs[0].store, row) for row in rows], left_out)
     if not loaded:
         raise DataError("; ".join(f"{model} is left out: {why}" for model, why in left_out.items()))
     first, kept = _on_most_images(loaded), []
@@ -218,7 +212,7 @@ def _of_models(runs: Sequence[_Run], names: Sequence[str], choice: RunFilter) ->
             kept.append(one)
         else:
             left_out[model_name(one.run.row)] = why
-    kept.sort(key=lambda one: (_place(one, names), -np.mean(one.columns["correct"]), one.run.row["model"]))
+    kept.sort(key=lambda one: (_place(one, names), -one.right.mean(), one.run.row["model"]))
     return _joined(kept, left_out)
 
 
@@ -226,7 +220,7 @@ def _on_most_images(loaded: Sequence[_Loaded]) -> _Loaded:
     """A run on the images, by ids and by digest, that most runs are on."""
     groups: dict[frozenset[str], list[_Loaded]] = {}
     for one in loaded:
-        groups.setdefault(frozenset(one.columns["id"]), []).append(one)
+        groups.setdefault(frozenset(one.ids), []).append(one)
     most = max(groups.values(), key=len)
     digests = Counter(images_of(one.run.row) for one in most)
     return max(most, key=lambda one: digests[images_of(one.run.row)])
@@ -244,7 +238,7 @@ def _of_runs(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str]
     if len({run.key for run in runs}) > 1:
         said = [f"{run.row['run_id']} is of {run.row['task']} on {run.row['dataset']}" for run in runs]
         raise DataError(f"{', '.join(said)}: name runs of one task on one data set")
-    loaded = [_loaded(run) for run in runs]
+    loaded = _loaded(runs)
     for one in loaded[1:]:
         if (why := _unlike(loaded[0], one)) is not None:
             raise DataError(f"{one.run.row['run_id']}: {why}; evaluate both on the same images")
@@ -252,27 +246,60 @@ def _of_runs(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str]
 
 
 class _Loaded(NamedTuple):
-    """`columns`: those of `_READ` that the table has."""
+    """A run's answers in the order of its own table.
+
+    Attributes:
+        classes: class -> its name, as far as the table tells.
+        ids: shared by all runs whose tables have one order.
+        texts: object [N].
+    """
 
     run: _Run
-    table: pa.Table
-    columns: dict[str, list[Any]]
+    classes: dict[int, str]
+    ids: list[str]
+    texts: np.ndarray
+    right: np.ndarray
+    confidence: np.ndarray | None
 
 
-def _loaded(run: _Run) -> _Loaded:
-    """Raises DataError as `_Run.table`, or if the table cannot be joined to another."""
-    table = run.table()
-    columns = table.select([name for name in _READ if name in table.column_names]).to_pydict()
-    if not columns["id"]:
-        raise DataError(f"the per-image table of {run.row['run_id']} is empty")
-    if len(set(columns["id"])) < len(columns["id"]):
-        raise DataError(f"an image id occurs twice in the per-image table of {run.row['run_id']}")
-    return _Loaded(run, table, columns)
+def _loaded(runs: Sequence[_Run], left_out: dict[str, str] | None = None) -> list[_Loaded]:
+    """Raises DataError for a table that cannot be used, or notes its model in `left_out`."""
+    known: list[_Ids] = []
+    found = []
+    for run in runs:
+        try:
+            found.append(_read(run, known))
+        except DataError as error:
+            if left_out is None:
+                raise
+            left_out[model_name(run.row)] = str(error)
+    return found
+
+
+_Ids = tuple[pa.ChunkedArray, list[str]]
+"""A column of ids, and the same as a list."""
+
+
+def _read(run: _Run, known: list[_Ids]) -> _Loaded:
+    """`known`: the columns of ids of other runs, so that equal ones are read and kept once."""
+    table, name = run.table(), run.row["run_id"]
+    ids = next((ids for column, ids in known if column.equals(table["id"])), None)
+    if ids is None:
+        ids = table["id"].to_pylist()
+        if not ids:
+            raise DataError(f"the per-image table of {name} is empty")
+        if len(set(ids)) < len(ids):
+            raise DataError(f"an image id occurs twice in the per-image table of {name}")
+        known.append((table["id"], ids))
+    right = table["correct"].to_numpy().astype(bool)
+    sure = "confidence" in table.column_names
+    confidence = table["confidence"].to_numpy().astype(float) if sure else None
+    return _Loaded(run, _class_names(table), ids, _texts(table), right, confidence)
 
 
 def _unlike(one: _Loaded, other: _Loaded) -> str | None:
     """Why the second run's images are not the first's; None if they are."""
-    own, others, name = set(one.columns["id"]), set(other.columns["id"]), one.run.row["run_id"]
+    own, others, name = set(one.ids), set(other.ids), one.run.row["run_id"]
     if own != others:
         sizes = f"{len(others)} and {len(own)}, {len(own & others)} in common"
         return f"measured on other images than {name} ({sizes})"
@@ -283,21 +310,20 @@ def _unlike(one: _Loaded, other: _Loaded) -> str | None:
 
 
 def _joined(loaded: Sequence[_Loaded], left_out: Mapping[str, str]) -> AnsweredSet:
-    run, table, first = loaded[0]
+    first = loaded[0]
     names, ways = _names([each.run.row for each in loaded])
-    place = {image: i for i, image in enumerate(first["id"])}
-    classes = _class_names(loaded)
-    models = []
-    for name, (each, _, columns) in zip(names, loaded):
-        order = np.argsort([place[image] for image in columns["id"]])  # theirs -> the first run's
-        texts, right = _texts(columns), np.asarray(columns["correct"], bool)[order]
-        confidence = np.asarray(columns["confidence"], float)[order] if "confidence" in columns else None
-        models.append(ModelAnswers(name, each.row, [texts[i] for i in order], right, confidence))
-    labels = first.get("truth") or [
-        classes.get(k, _unnamed(k)) for k in first.get("label", [-1] * len(place))
-    ]
-    found = AnsweredSet(*run.key, first["id"], labels, classes, tuple(models), table, ways, left_out)
-    return found.named_by(_card_classes(recorded_name(run.row)))
+    place, models = {image: i for i, image in enumerate(first.ids)}, []
+    for name, each in zip(names, loaded):
+        order = np.argsort([place[image] for image in each.ids])  # theirs -> the first run's
+        sure = None if each.confidence is None else each.confidence[order]
+        models.append(ModelAnswers(name, each.run.row, each.texts[order].tolist(), each.right[order], sure))
+    table, classes = first.run.table(), {}
+    for each in loaded:
+        classes |= each.classes
+    classes |= _ranked_names(table)
+    labels = _labels(table, classes)
+    found = AnsweredSet(*first.run.key, first.ids, labels, classes, tuple(models), table, ways, left_out)
+    return found.named_by(_card_classes(recorded_name(first.run.row)))
 
 
 def _names(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
@@ -312,16 +338,29 @@ def _names(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
     return [f"{each} (run {k + 1})" if names.count(each) > 1 else each for k, each in enumerate(names)], same
 
 
-def _class_names(loaded: Sequence[_Loaded]) -> dict[int, str]:
-    """Class -> its name, as far as the tables tell."""
+def _class_names(table: pa.Table) -> dict[int, str]:
+    """Class -> its name, of the classes that a model answered."""
+    names = ["prediction", "prediction_name"]
+    if not {*names} <= {*table.column_names}:
+        return {}
+    return dict(zip(*table.select(names).group_by(names).aggregate([]).to_pydict().values()))
+
+
+def _ranked_names(table: pa.Table) -> dict[int, str]:
+    """Class -> its name, of the five best classes of every image."""
     known: dict[int, str] = {}
-    for each in loaded:
-        known |= zip(each.columns.get("prediction", ()), each.columns.get("prediction_name", ()))
-    table = loaded[0].table
     if "top5_names" in table.column_names:
         for numbers, names in zip(table["top5"].to_pylist(), table["top5_names"].to_pylist()):
             known |= zip(numbers, names)
     return known
+
+
+def _labels(table: pa.Table, classes: Mapping[int, str]) -> list[str]:
+    if "truth" in table.column_names:
+        return table["truth"].to_pylist()
+    if "label" in table.column_names:
+        return [classes.get(k, _unnamed(k)) for k in table["label"].to_pylist()]
+    return [""] * table.num_rows
 
 
 def _unnamed(k: int) -> str:
@@ -336,10 +375,9 @@ def _card_classes(dataset: str) -> list[str]:
     return [] if space is None else list(space.classes)
 
 
-def _texts(columns: Mapping[str, list[Any]]) -> list[str]:
-    """Each image's answer."""
-    if "prediction_name" in columns:
-        return list(columns["prediction_name"])
-    if "answer" in columns:
-        return ["" if answer is None else answer for answer in columns["answer"]]
-    return [_unnamed(k) for k in columns["prediction"]]
+def _texts(table: pa.Table) -> np.ndarray:
+    """Each image's answer, object [N]; equal texts are kept once."""
+    name = next((name for name in ("prediction_name", "answer") if name in table.column_names), "prediction")
+    encoded = table[name].combine_chunks().dictionary_encode()
+    values = [_unnamed(each) if name == "prediction" else each for each in encoded.dictionary.to_pylist()]
+    return np.array([*values, ""], object)[encoded.indices.fill_null(len(values)).to_numpy()]
