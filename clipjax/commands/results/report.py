@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -52,6 +52,11 @@ class ReportOptions:
             help="Also show the ranks that each model may have, by its headlines.",
         ),
     ] = True
+    PANELS: ClassVar = {
+        "What is on the page": ("figure", "claims", "highlight", "gallery", "parts", "ranks"),
+        "Which numbers": ("prompts", "precision"),
+        "Input and output": ("results", "out", "name"),
+    }
 
 
 def report(options: ReportOptions) -> None:
