@@ -46,6 +46,7 @@ ORDER = (
         "rank",
         "power",
         "gate",
+        "watch",
         "gallery",
         "generate",
     ),

@@ -44,6 +44,10 @@ class GateUndecided(ClipjaxError):
     exit_code = 4
 
 
+class SameWeights(UsageError):
+    """The checkpoint is the pinned reference itself."""
+
+
 @dataclass(frozen=True)
 class Gate:
     """A gate: its terms, and the folder of its record.
@@ -66,13 +70,13 @@ class Gate:
     def results(self) -> Path:
         return self.folder / "results"
 
-    def judge(self, model: str, compute: Compute, name: str | None = None) -> tuple[Judgement, bool]:
+    def judge(self, model: str, compute: Compute, file: str | None = None) -> tuple[Judgement, bool]:
         """The verdict on a model, and whether it is new.
 
         Args:
             model: as `clipjax sweep` takes it.
             compute: has a store; its pixel store keeps decoded images for all checkpoints.
-            name: of the model in the record; default: its card's id.
+            file: for the record, see `Judgement`.
 
         Raises:
             UsageError: no such model; it is the reference itself; alpha is spent; or as `measure`.
@@ -82,7 +86,9 @@ class Gate:
         """
         pinned, weights = self._identity(self.against), self._identity(model)
         if weights.weights == pinned.weights:
-            raise UsageError(f"{model} has the weights of {self.against}: a gate compares it with other ones")
+            raise SameWeights(
+                f"{model} has the weights of {self.against}: a gate compares it with other ones"
+            )
         planned = self._plan(model, compute)
         self._check_data_sets(planned)
         history = history_under(self._terms(pinned, planned), self.folder)
@@ -93,7 +99,7 @@ class Gate:
         measured = measure(self._runs(model, planned, compute), self.conditions, alpha, self.results)
         judgement = Judgement(
             number=number,
-            model=name or weights.model,
+            model=weights.model,
             weights=weights.weights,
             alpha=alpha,
             verdict=verdict_of(measured),
@@ -101,6 +107,7 @@ class Gate:
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             versions=versions(),
             git_revision=git_revision(),
+            file=file,
         )
         add_judgement(history, judgement, self.folder)
         return judgement, True

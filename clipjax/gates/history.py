@@ -95,6 +95,7 @@ class Judgement:
         weights: the digest of its weights.
         alpha: what it spent.
         time: UTC.
+        file: of a watched checkpoint, what tells it from others without reading it; None of others.
     """
 
     number: Annotated[int, AtLeast(1)]
@@ -106,6 +107,7 @@ class Judgement:
     time: str
     versions: Mapping[str, str]
     git_revision: str | None
+    file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""Make a clipjax model of a checkpoint of training: an open_clip file, or a tree of params by Orbax."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.errors import ClipjaxError, DataError, some_of, type_and_line
+from clipjax.finetune.training.point_files import damage
+from clipjax.gates.checkpoints import OPEN_CLIP, FoundCheckpoint
+from converters.engine import flatten, nest
+
+PARAMS, STATISTICS = "params", "statistics"  # of a state of training
+
+
+def as_model(found: FoundCheckpoint, like: Model, folder: Path) -> Path:
+    """Write the checkpoint's model to a folder, whole or not at all.
+
+    Args:
+        like: a model of its architecture and preprocessing. Leaves that a tree does not have, because they
+            were not trained, are this model's.
+
+    Raises:
+        DataError: the checkpoint is damaged, has changed meanwhile, or is of another architecture.
+    """
+    version = found.version
+    try:
+        if found.kind == OPEN_CLIP:
+            _check_zip(found.path)
+            model = load_model(found.path, card=like.card)
+        else:
+            model = _of_tree(found.path, like)
+        card = dataclasses.replace(model.card, id=found.name, lineage=None)
+        model.with_card(card).save(folder)
+        changed = found.version != version
+    except ClipjaxError as error:
+        raise DataError(f"{found.path} cannot be judged: {error}") from None
+    except Exception as error:  # of Orbax, whose damaged files raise anything
+        raise DataError(f"{found.path} cannot be read ({type_and_line(error)})") from None
+    if changed:
+        raise DataError(f"{found.path} has changed while it was read: it is read again when it is whole")
+    return folder
+
+
+def _check_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if part := archive.testzip():
+            raise DataError(f"{part} in it is damaged: it does not have its checksum")
+
+
+def _of_tree(path: Path, like: Model) -> Model:
+    if wrong := damage(path):  # of clipjax's own resume points
+        raise DataError(wrong)
+    own = flatten(like.params)
+    for item in (path, *sorted(path.iterdir())):
+        if (item / "_METADATA").is_file() and (leaves := _leaves(item, own)):
+            return like.with_params(nest({**own, **leaves}))
+    raise DataError(
+        f"no tree in it called params has leaves of {like.card.arch.name} alone, such as "
+        f"{some_of(sorted(own), 2)}: name a model of its architecture with --like, or watch the models"
+    )
+
+
+def _leaves(item: Path, own: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The leaves of the tree's params and BatchNorm's statistics, on the host, or {}."""
+    import orbax.checkpoint as ocp
+
+    with _without_notes(), ocp.PyTreeCheckpointer() as reader:
+        metadata: Any = reader.metadata(item)
+        whole = metadata.item_metadata.tree
+        wanted = _wanted(whole, {key: np.shape(leaf) for key, leaf in own.items()})
+        if not wanted:
+            return {}
+        kinds = _as_numpy(wanted, ocp.RestoreArgs(restore_type=np.ndarray))
+        how = ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
+        tree: Any = reader.restore(item, args=how)
+    parts = [tree] if wanted is whole else tree.values()
+    return {key: np.asarray(leaf) for part in parts for key, leaf in flatten(part).items()}
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Orbax notes that an item has no record of its step, which stands beside it."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _wanted(tree: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The part of a tree's description to read: itself, or its params and their statistics; {}: neither fits.
+
+    An optimiser's moments have the same leaves, so the name counts.
+    """
+
+    def fits(part: Any) -> bool:
+        leaves = flatten(part) if isinstance(part, Mapping) else {}
+        return bool(leaves) and all(shapes.get(key) == _shape(leaf) for key, leaf in leaves.items())
+
+    if not isinstance(tree, Mapping):
+        return {}
+    if fits(tree):
+        return tree
+    if not fits(tree.get(PARAMS)):
+        return {}
+    return {name: tree[name] for name in (PARAMS, STATISTICS) if fits(tree.get(name))}
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    shape = getattr(leaf, "shape", None)  # of an array; other leaves are numbers and texts
+    return None if shape is None else tuple(shape)
+
+
+def _as_numpy(tree: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    return {name: _as_numpy(each, kind) if isinstance(each, Mapping) else kind for name, each in tree.items()}
