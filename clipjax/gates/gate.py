@@ -21,6 +21,7 @@ from clipjax.evaluation.plans.ready import results_of
 from clipjax.gates.conditions import Condition, Spending
 from clipjax.gates.history import History, Judgement, Pinned, Terms, add_judgement, history_under
 from clipjax.gates.judge import measure, verdict_of
+from clipjax.gates.picture import draw_history
 from clipjax.heads.adapters.base import adapter_digest, adapter_of
 from clipjax.results.provenance import git_revision, versions
 from clipjax.results.row import Row
@@ -55,7 +56,7 @@ class Gate:
     Attributes:
         suite: its own models do not run.
         against: the pinned reference, as `clipjax sweep` takes a model.
-        folder: gets gate.json and results/.
+        folder: gets gate.json, history.svg and results/.
         tell: takes lines on what runs.
     """
 
@@ -109,7 +110,7 @@ class Gate:
             git_revision=git_revision(),
             file=file,
         )
-        add_judgement(history, judgement, self.folder)
+        draw_history(add_judgement(history, judgement, self.folder), self.folder)
         return judgement, True
 
     def history(self, compute: Compute) -> History:

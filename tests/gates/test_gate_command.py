@@ -67,6 +67,8 @@ def test_a_checkpoint_is_judged_once(begun, near, tmp_path):
     assert (measured.gained, measured.lost, measured.n) == (0, 0, 48)
     assert measured.convention["prompts"] == "single"
     assert all((tmp_path / "gate" / "results" / name).is_dir() for name in measured.runs)
+    picture = (tmp_path / "gate" / "history.svg").read_text()
+    assert all(each.model in picture for each in history.judged)
 
 
 def test_json_is_the_judgement(begun, near, tmp_path):
@@ -163,6 +165,12 @@ def test_a_damaged_checkpoint(run, near, gate_world, tmp_path):
     assert isinstance(result.exception, DataError)
     assert str(Path("damaged")) in str(result.exception)
     assert read_history(tmp_path / "gate") is None
+
+
+def test_a_gate_on_a_bucket(run, near):
+    result = run(near, LOOSE, out="gs://bucket/gate")
+    assert isinstance(result.exception, UsageError)
+    assert "gs://bucket/gate: a gate is written to a disk" in str(result.exception)
 
 
 def test_a_damaged_record(run, near, tmp_path):

@@ -92,9 +92,11 @@ class GateOptions:
     def gate(self, conditions: list[str]) -> Gate:
         """What is wrong with the conditions or the suite is refused before JAX is loaded."""
         from clipjax.gates.conditions import Spending, read_condition
+        from clipjax.storage.remote.buckets import refuse_url
         from clipjax.sweep.subset import subset
         from clipjax.sweep.suite import load_suite
 
+        refuse_url(self.out, "a gate")
         read = tuple(map(read_condition, dict.fromkeys(conditions)))
         spending = Spending(self.alpha, self.planned)
         whole = load_suite(self.suite, data_root=self.data_root, model_root=self.model_root)
