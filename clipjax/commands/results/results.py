@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.comparison.from_sample import FromSampleOptions, from_sample
 from clipjax.commands.results.curation import CurationOptions, curation
 from clipjax.commands.results.diff import DiffOptions, diff
 from clipjax.commands.results.listing import ExportOptions, ListOptions, export, list_rows
@@ -40,6 +41,7 @@ def register(root: typer.Typer) -> None:
     app.command("mce")(with_options(MceOptions, mce))
     app.command("plot")(with_options(PlotOptions, plot))
     app.command("diff")(with_options(DiffOptions, diff))
+    app.command("from-sample")(with_options(FromSampleOptions, from_sample))
     root.add_typer(app, name="results")
 
 

@@ -112,6 +112,13 @@ OnlyPromptsOption = Annotated[
 OnlyPrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="Only runs of this precision: parity or fast.")
 ]
+OnlyTasksOption = Annotated[
+    list[str] | None, typer.Option("--task", "-t", help="Only this task; may be repeated.")
+]
+OnlyDatasetsOption = Annotated[
+    list[str] | None, typer.Option("--dataset", "-d", help="Only this data set; may be repeated.")
+]
+ShareOption = Annotated[str, typer.Option("--metric", help="A share of images, e.g. top1.")]
 OnlyLabelsOption = Annotated[str | None, typer.Option("--labels", help="Only runs over this label space.")]
 RunArgument = Annotated[
     str,

@@ -98,7 +98,7 @@ def rank_models(
     wanted = {"model": models, "task": tasks, "dataset": datasets, "run_id": runs}
     how = _Tests(each, side, level, draws, seed)
     store = ResultStore(results)
-    rows = _rows(measured_rows(store), metric, wanted)
+    rows = rows_of(measured_rows(store), metric, wanted)
     ranking = _ranking(store, metric, rows, lambda rows: choice or RunFilter(), how)
     if not ranking.places:
         why = "; ".join(f"{place}: {words}" for place, words in ranking.not_ranked.items())
@@ -129,7 +129,7 @@ def rank_headlines(results: str | Path, choice: RunFilter | None = None) -> dict
     for metric in sorted(tasks, key=lambda name: (-len(tasks[name]), name)):
         with suppress(NoShareOfImages):
             _check_end(metric)
-            own = _rows(rows, metric, {"task": tasks[metric]})
+            own = rows_of(rows, metric, {"task": tasks[metric]})
             how = _Tests(draws=_draws_of_page(own))
             rankings[metric] = _ranking(store, metric, own, partial(met, choice), how)
     return rankings
@@ -166,7 +166,7 @@ def _ranking(
     """As `rank_models`, perhaps without places; `choice` is of the rows of a place."""
     found: dict[tuple[str, str], MeasuredModels] = {}
     not_ranked: dict[str, str] = {}
-    for place, own in _by_place(rows).items():
+    for place, own in by_place(rows).items():
         try:
             found[place] = measured_alike(store, own, metric, choice(own))
         except DataError as error:
@@ -202,7 +202,7 @@ def measured_rows(store: ResultStore) -> list[Row]:
     return [row for row in store.rows() if row["origin"] == "measured" and row["precision"] != COMPARISON]
 
 
-def _rows(rows: Sequence[Row], metric: str, wanted: Mapping[str, Sequence[str]]) -> list[Row]:
+def rows_of(rows: Sequence[Row], metric: str, wanted: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows of the metric, of the wanted models, tasks and data sets."""
     names = {metric_name(row["metric"], row["slice"]) for row in rows}
     if metric not in names:
@@ -222,7 +222,7 @@ def _named(row: Row, field: str) -> str:
     return model_name(row) if field == "model" else str(row[field])
 
 
-def _by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+def by_place(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     places: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: run_order(row["run_id"])):
         places.setdefault((row["task"], row["dataset"]), []).append(row)
@@ -243,7 +243,7 @@ def measured_alike(store: ResultStore, rows: Sequence[Row], metric: str, choice:
     loaded: list[tuple[Row, pa.ChunkedArray, np.ndarray]] = []
     for row in chosen:
         try:
-            loaded.append((row, *_loaded(store, row, metric)))
+            loaded.append((row, *answers_of(store, row, metric)))
         except DataError as error:
             left_out[model_name(row)] = str(error)
     kept, others = on_same_images([(row, ids) for row, ids, _ in loaded])
@@ -258,7 +258,7 @@ def measured_alike(store: ResultStore, rows: Sequence[Row], metric: str, choice:
     return MeasuredModels([row for row, _ in kept], right, left_out)
 
 
-def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray, np.ndarray]:
+def answers_of(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray, np.ndarray]:
     """The images' ids, and whether the model is right about each. Raises DataError if they are not there."""
     task = find_task(row["task"])
     if row["task_version"] != task.version:
@@ -274,13 +274,13 @@ def _loaded(store: ResultStore, row: Row, metric: str) -> tuple[pa.ChunkedArray,
     if paired is None or metric not in paired.right:
         known = ", ".join(paired.right) if paired is not None and paired.right else "none"
         raise NoShareOfImages(
-            f"{metric} of {task.name} is not a share of images, as ranks need; such shares: {known}"
+            f"{metric} of {task.name} is not a share of images, as is needed here; such shares: {known}"
         )
     ids, right = table["id"], np.asarray(paired.right[metric], bool)
     if (over := paired.over.get(metric)) is not None:
         ids = ids.filter(pa.array(over))
     if len(ids) != len(right):
-        raise NoShareOfImages(f"{metric} of {task.name} is of sets of images, and ranks are of single images")
+        raise NoShareOfImages(f"{metric} of {task.name} is of sets of images, not of single ones")
     return ids, right
 
 

@@ -22,8 +22,8 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson(hits: float, n: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval (1927), n > 0, without continuity correction."""
+def wilson(hits: float, n: float, level: float = LEVEL) -> Interval:
+    """Wilson's score interval (1927), without continuity correction; n > 0, not always whole (effective)."""
     lo, hi = _wilson_limits(np.asarray(hits), np.asarray(n), level)
     return Interval(float(lo), float(hi), level, "wilson")
 
@@ -97,7 +97,7 @@ def over_images_and(
     return Interval(float(mean - down), float(mean + up), level, f"mover_student_t_across_{what}_and_images")
 
 
-def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
+def paired_difference(gained: float, lost: float, n: float, level: float = LEVEL) -> Interval:
     """Interval of (`gained` - `lost`) / n: MOVER with covariance (Tang et al. 2010).
 
     Only the second run has the `gained` images right, only the first the `lost`.

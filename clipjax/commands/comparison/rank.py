@@ -11,11 +11,14 @@ import typer
 
 from clipjax.commands.shared.options import (
     JsonOption,
+    OnlyDatasetsOption,
     OnlyLabelsOption,
     OnlyModelsOption,
     OnlyPrecisionOption,
     OnlyPromptsOption,
+    OnlyTasksOption,
     ResultsOptions,
+    ShareOption,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import with_options
@@ -36,14 +39,10 @@ def register(app: typer.Typer) -> None:
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
     where: ResultsOptions
-    metric: Annotated[str, typer.Option("--metric", help="A share of images, e.g. top1.")]
+    metric: ShareOption
     models: OnlyModelsOption = None
-    task: Annotated[
-        list[str] | None, typer.Option("--task", "-t", help="Only this task; may be repeated.")
-    ] = None
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Only this data set; may be repeated.")
-    ] = None
+    task: OnlyTasksOption = None
+    dataset: OnlyDatasetsOption = None
     family: Annotated[
         str,
         typer.Option(help="The tests for which 95 % holds: all data sets together (all), or each by itself."),

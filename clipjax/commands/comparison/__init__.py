@@ -1,0 +1,1 @@
+"""Commands that compare models on the same images."""

@@ -1,0 +1,155 @@
+"""`clipjax results from-sample`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from clipjax.commands.shared.options import (
+    JsonOption,
+    OnlyDatasetsOption,
+    OnlyLabelsOption,
+    OnlyPrecisionOption,
+    OnlyPromptsOption,
+    OnlyTasksOption,
+    ResultsOptions,
+    ShareOption,
+)
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.result_folder import checked
+from clipjax.errors import counted, some_of, visible
+
+if TYPE_CHECKING:
+    from clipjax.evaluation.comparison.from_sample import SampleEstimate, SampleEstimates
+    from clipjax.metrics.uncertainty.difference_estimator import CorrectedEstimate
+    from clipjax.metrics.uncertainty.intervals import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromSampleOptions:
+    where: ResultsOptions
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model that was measured on a sample (`--limit`).")
+    ]
+    minus: Annotated[str | None, typer.Option(help="Estimate the model's number less that of this one.")] = (
+        None
+    )
+    metric: ShareOption = "top1"
+    task: OnlyTasksOption = None
+    dataset: OnlyDatasetsOption = None
+    helper: Annotated[
+        list[str] | None, typer.Option(help="Only this model helps; may be repeated. Default: all.")
+    ] = None
+    prompts: OnlyPromptsOption = None
+    precision: OnlyPrecisionOption = None
+    labels: OnlyLabelsOption = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds that the helpers are fitted in.")] = 0
+    as_json: JsonOption = False
+    PANELS: ClassVar = {
+        "What is estimated": (
+            "model",
+            "minus",
+            "metric",
+            "task",
+            "dataset",
+            "prompts",
+            "precision",
+            "labels",
+        ),
+        "How": ("helper", "seed"),
+        "Input and output": ("results", "as_json"),
+    }
+
+
+def from_sample(options: FromSampleOptions) -> None:
+    """Estimate a number on all images from a run on a sample, with the help of other models' runs.
+
+    Other models' answers to all images tell whether the sample is an easy or a hard one. The estimate
+    corrects for that, and its interval is narrower where they answer like the model. The gain is the measured
+    ratio of variances without and with them; 1 means that they do not help. The results stay as they are.
+
+    Examples:
+
+        clipjax results from-sample --model vit_b_16-openai
+
+        clipjax results from-sample --model b16 --minus b32 --dataset val
+
+        clipjax results from-sample results --model b16 --json
+    """
+    checked(options.where.path)
+    found = _estimates(options)
+    if options.as_json:
+        say(json.dumps(_record(found), indent=2))
+        return
+    titles = ["task", "data set", "metric", "images", "sample", "interval", "estimate", "interval", "gain"]
+    print_table(titles, [_cells(each) for each in found.places])
+    say("")
+    for line in _lines(found):
+        say(visible(line))
+
+
+def _estimates(options: FromSampleOptions) -> SampleEstimates:
+    from clipjax.evaluation.comparison.from_sample import estimates_from_sample
+    from clipjax.evaluation.comparison.run_pairs import RunFilter
+
+    return estimates_from_sample(
+        options.where.path,
+        options.model,
+        options.metric,
+        minus=options.minus,
+        helpers=options.helper or (),
+        tasks=options.task or (),
+        datasets=options.dataset or (),
+        choice=RunFilter(options.prompts, options.precision, options.labels),
+        seed=options.seed,
+    )
+
+
+def _record(found: SampleEstimates) -> dict[str, Any]:
+    places = [
+        dataclasses.asdict(each)
+        | {"estimate": _numbers(each.estimate), "measured": _numbers(each.measured)}
+        | {"helpers": [helper._asdict() for helper in each.helpers]}
+        for each in found.places
+    ]
+    return {"places": places, "not_estimated": found.not_estimated}
+
+
+def _numbers(estimate: CorrectedEstimate) -> dict[str, Any]:
+    intervals = {"interval": estimate.interval, "interval_beyond": estimate.interval_beyond}
+    return estimate._asdict() | {name: interval._asdict() for name, interval in intervals.items()}
+
+
+def _cells(each: SampleEstimate) -> list[str]:
+    alone, own = each.measured, each.estimate
+    shown = [f"{alone.value:.4f}", _limits(alone.interval), f"{own.value:.4f}", _limits(own.interval)]
+    images = f"{each.n:,} of {each.of:,}"
+    return [each.task, each.dataset, each.metric, images, *shown, f"{own.gain:.2f}"]
+
+
+def _limits(interval: Interval) -> str:
+    return f"[{interval.lo:.4f}, {interval.hi:.4f}]"
+
+
+def _lines(found: SampleEstimates) -> list[str]:
+    first = found.places[0]
+    what = first.model if first.minus is None else f"{first.model} - {first.minus}"
+    lines = [f"{what} on all images, with 95% intervals: from the sample alone, and estimated with helpers"]
+    for each in found.places:
+        models = Counter(helper.model for helper in each.helpers)
+        place = f"{each.task} on {each.dataset}"
+        lines.append(
+            f"{place}: {counted(len(each.helpers), 'helper')} ({some_of([*models], 5)}); beyond these images "
+            f"{_limits(each.estimate.interval_beyond)}"
+        )
+        if not each.estimate.weight:
+            lines.append(
+                f"{place}: the helpers tell nothing here, so the estimate is the sample's own number"
+            )
+        lines += [f"{place}: {model} does not help: {why}" for model, why in each.left_out.items()]
+    return lines + [f"{place} is not estimated: {why}" for place, why in found.not_estimated.items()]
