@@ -17,6 +17,8 @@
                       clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
     published_page    the tables of docs/published_numbers.md, likewise
+    expected_cells    configs/expected_cells.json, likewise: a model's number from its other ones; prints the
+                      errors and coverage of architecture families that are left out of the fits
     data_page         the table of docs/getting_the_data.md
     row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
@@ -220,6 +222,15 @@ def published_page() -> None:
     write(_published_page.PAGE, _published_page.page(tables))
 
 
+def expected_cells() -> None:
+    import _expected_cells
+
+    tables = Path(os.environ.get("CLIPJAX_TEST_DATA", "")) / "published"
+    if not all((tables / folder).is_dir() for _, folder in _expected_cells.FOLDERS.values()):
+        raise NotRebuiltError("CLIPJAX_TEST_DATA has no folders published/openclip and published/timm")
+    write(_expected_cells.RECORD, _expected_cells.text(tables))
+
+
 def data_page() -> None:
     import _data_page
 
@@ -266,8 +277,8 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
-        *(tpu, cost, tested_versions, published, published_page, data_page, row_schema),
-        *(refusals, keywords, house),
+        *(tpu, cost, tested_versions, published, published_page, expected_cells, data_page),
+        *(row_schema, refusals, keywords, house),
     )
 }
 

@@ -7,7 +7,7 @@ Imports no JAX.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,19 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.answers_section import Images, answers_section
 from clipjax.analysis.report.data import report_data
+from clipjax.analysis.report.expected_section import expected_section
 from clipjax.analysis.report.gallery_links import gallery_links
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.ranks_section import ranks_section
-from clipjax.analysis.report.sections import RowChoice, claims_section, figures_section, tables_section
+from clipjax.analysis.report.sections import (
+    RowChoice,
+    Section,
+    claims_section,
+    figures_section,
+    tables_section,
+)
 from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.expected_cells import expected_cells
 from clipjax.analysis.rows.model_ranking import ModelRanking
 from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.results.row import Row
@@ -91,8 +99,14 @@ def write_report(
     ]
     if images is not None:
         sections.insert(2, answers_section(rows, images))
-    if rankings:
-        sections.insert(0, ranks_section(rankings))
+    sections = [*_first(rows, rankings), *sections]
     text = page(data, [section for section in sections if section.body]).encode()
     write_bytes(out, text)
     return PageSize(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))
+
+
+def _first(rows: Sequence[Row], rankings: Mapping[str, ModelRanking] | None) -> Iterator[Section]:
+    if rankings:
+        yield ranks_section(rankings)
+    if expected := expected_cells(rows):
+        yield expected_section(expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +13,10 @@ from clipjax.commands.shared.options import JsonOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import opened, run_in
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import UsageError, unknown_name, visible
 
 if TYPE_CHECKING:
+    from clipjax.analysis.rows.expected_cells import ExpectedCell
     from clipjax.results.published.protocols import Match
     from clipjax.results.row import Row
     from clipjax.results.store import ResultStore
@@ -26,6 +27,8 @@ KEYS = (
     *("run_id", "task", "dataset", "model", "recipe_hash", "recipe", "convention", "precision"),
     *("sample", "part", "id_part"),
 )
+
+Expected = Mapping[tuple[str, str], "ExpectedCell"]  # by run and data set
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +57,7 @@ def explain(options: ExplainOptions) -> None:
     Numbers can be compared only if they were measured alike: templates, class names, crop, precision, images.
     For each run, the nearest protocol of its task and data set is shown with every departure, the most severe
     first. The nearest is the one with the smallest sum of usual effects, in points (configs/departures.toml).
+    Top-1 on ImageNet or V2 that does not agree with the model's other numbers is named below.
 
     Examples:
 
@@ -63,16 +67,19 @@ def explain(options: ExplainOptions) -> None:
 
         clipjax explain results --against clip_7
     """
+    from clipjax.analysis.rows.expected_cells import expected_cells
     from clipjax.results.published.protocols import protocols
 
     known = [protocol.name for protocol in protocols()]
     if options.against is not None and options.against not in known:
         raise unknown_name("protocol", options.against, known)
     results = opened(options.where.path)
+    expected = {(each.run, each.dataset): each for each in expected_cells(results.rows())}
     if options.run is None:
-        _show_all(_measured(results), options.against, options.as_json)
+        _show_all(_measured(results), expected, options.against, options.as_json)
     else:
-        _show_run(results.run(run_in(results, options.run)), options.against, options.as_json)
+        rows = results.run(run_in(results, options.run))
+        _show_run(rows, expected, options.against, options.as_json)
 
 
 def _measured(results: ResultStore) -> list[list[Row]]:
@@ -92,7 +99,7 @@ def _match(row: Row, against: str | None) -> Match | None:
     return next((match for match in matches(row) if against in (None, match.protocol.name)), None)
 
 
-def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool) -> None:
+def _show_all(runs: Sequence[Sequence[Row]], expected: Expected, against: str | None, as_json: bool) -> None:
     """A run's first row stands for all: they share what a protocol fixes."""
     from clipjax.results.completeness import in_words
 
@@ -100,7 +107,8 @@ def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool)
     if as_json:
         fields = ("run_id", "task", "dataset", "model")
         lines = [
-            {**{field: rows[0][field] for field in fields}, **_record(rows, match)} for rows, match in found
+            {field: rows[0][field] for field in fields} | _record(rows, match) | _agreement(rows, expected)
+            for rows, match in found
         ]
         say(json.dumps(lines, indent=2))
         return
@@ -112,6 +120,24 @@ def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool)
         cells.append([*names, name, departs, _furthest(_published(rows))])
     titles = ["run", "model", "task", "data set", "nearest protocol", "departs in", "published numbers"]
     print_table(titles, cells)
+    _show_beyond(expected.values())
+
+
+def _agreement(rows: Sequence[Row], expected: Expected) -> dict[str, Any]:
+    """`expected`: the number that the model's other numbers lead to; null where that is not known."""
+    found = expected.get((rows[0]["run_id"], rows[0]["dataset"]))
+    if found is None:
+        return {"expected": None}
+    numbers = {"value": found.expected, "half_width": found.half_width, "beyond": found.beyond}
+    return {"expected": numbers | {"from": found.inputs}}
+
+
+def _show_beyond(cells: Iterable[ExpectedCell]) -> None:
+    from clipjax.analysis.rows.expected_cells import in_words
+
+    for each in cells:
+        if each.beyond:
+            say(visible(in_words(each)))
 
 
 def _record(rows: Sequence[Row], match: Match | None) -> dict[str, Any]:
@@ -142,13 +168,14 @@ def _in_words(match: Match) -> str:
     return "; ".join(f"{d.aspect}: {d.ours} ({d.effect})" for d in match.departures) or "nothing"
 
 
-def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
+def _show_run(rows: Sequence[Row], expected: Expected, against: str | None, as_json: bool) -> None:
     from clipjax.checkpoints.identity.facts import origin_in_words
     from clipjax.results.tables import model_name
 
     row, match = rows[0], _match(rows[0], against)
     if as_json:
-        say(json.dumps({key: row.get(key) for key in KEYS} | _record(rows, match), indent=2))
+        record = {key: row.get(key) for key in KEYS} | _record(rows, match) | _agreement(rows, expected)
+        say(json.dumps(record, indent=2))
         return
     say(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
     if words := origin_in_words(row["model_facts"]):
@@ -159,6 +186,7 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
         _show_match(match)
     _show_convention(row)
     _show_published(_published(rows))
+    _show_beyond(each for (run, _), each in expected.items() if run == row["run_id"])
 
 
 def _show_published(published: Sequence[Mapping[str, Any]]) -> None:
