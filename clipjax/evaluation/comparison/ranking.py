@@ -144,7 +144,7 @@ def _with_several_models(rows: Sequence[Row]) -> set[str]:
 
 
 def _draws_of_page(rows: Sequence[Row]) -> int:
-    models = [len({*map(model_name, own)}) for own in _by_place(rows).values()]
+    models = [len({*map(model_name, own)}) for own in by_place(rows).values()]
     draws, most = PAGE
     return draws if sum(number**2 for number in models) > most else DRAWS
 

@@ -16,7 +16,7 @@ from clipjax.analysis.figures.frame import BARS, CUT, bars_of, drawn, handles, h
 from clipjax.analysis.figures.panels.scatter import draw_scatter
 from clipjax.analysis.figures.panels.strip import draw_strip
 from clipjax.analysis.figures.spec import Spec, load_spec
-from clipjax.analysis.report.page import _part
+from clipjax.analysis.report.page import part
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.scales import ends_on_scale, transform
 
@@ -128,8 +128,8 @@ def _in_node(node: str, cells: dict[str, Any], scale: str) -> dict[str, Any]:
 const cells = {json.dumps(cells)};
 const data = {{ models: cells.value.map((_, k) => k) }};
 const cellOf = (model) => model;
-{_part("scales.js")}
-{_part("scatter.js")}
+{part("scales.js")}
+{part("scatter.js")}
 const found = axis(0, {json.dumps(scale)}, 0, 500);
 const bars = [...found.bars.values()];
 const pixels = bars.flatMap(({{ at }}) => at.map(found.pixel));
