@@ -44,7 +44,6 @@ def show(
     before: Mapping[str, str] = EMPTY,
 ) -> None:
     """`folder`: that of these results; `before`: as `runs_before`, from before these runs."""
-    from clipjax.evaluation.comparison.sample_power import told_by_runs
     from clipjax.results.completeness import stated
 
     rows = [row for result in results for row in result.rows]
@@ -53,8 +52,7 @@ def show(
         _say_skipped(result.stats.skipped)
     for line in stated(rows):
         say(f"not the whole data set: {line}", err=True)
-    for line in told_by_runs((result.rows for result in results), folder):
-        say(line, err=True)
+    _say_told([result.rows for result in results], folder)
     say_waiting([result.stats for result in results])
     if as_json:
         say(json.dumps(rows, indent=2))
@@ -105,6 +103,15 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
     if skipped:
         named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
         say(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
+
+
+def _say_told(runs: Sequence[Sequence[Row]], folder: Path) -> None:
+    """Print which differences the samples among the runs can tell."""
+    if sampled := [rows for rows in runs if rows and rows[0]["sample"]]:
+        from clipjax.evaluation.comparison.sample_power import told_by_runs
+
+        for line in told_by_runs(sampled, folder):
+            say(line, err=True)
 
 
 def _only_predicts(result: Result) -> bool:
