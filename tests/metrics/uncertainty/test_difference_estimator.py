@@ -193,3 +193,31 @@ def test_constant_helpers_are_refused_and_those_constant_by_chance_are_not():
         de.share_of_all(own, np.array([[True, False]] * 40), np.array([1.0, 0.0]), 400, rng)
     estimate, alone = de.share_of_all(own, np.array([[True, False]] * 40), np.array([0.99, 0.0]), 400, rng)
     assert (estimate.value, estimate.gain) == (alone.value, 1)
+
+
+def noise(seed, n=40):
+    """Helpers that have nothing in common with a model that is right about every second image."""
+    rng = np.random.default_rng(seed)
+    every = rng.random((6, 400)) < 0.5
+    return de.share_of_all(np.arange(n) % 2 == 0, every[:, :n].T, every.mean(axis=1), 400, rng)
+
+
+def test_the_weight_stays_within_0_and_1():
+    """Cross-fitted predictions of noise turn against y: a negative weight would call that a gain."""
+    found = [noise(seed)[0] for seed in range(12)]
+    assert all(0 <= each.weight <= 1 for each in found)
+    assert sum(each.weight == 0 for each in found) > 4
+
+
+def test_forty_images_take_students_t():
+    """Without any gain the interval is Wilson's with t of 39 degrees of freedom: 3 % wider than with 1.96."""
+    [estimate, plain] = next(pair for pair in map(noise, range(12)) if pair[0].weight == 0)
+    wide, narrow = (each.interval.hi - each.interval.lo for each in (estimate, plain))
+    assert 1.02 < wide / narrow < 1.04
+
+
+def test_an_interval_is_never_wider_than_the_samples_own():
+    wide, narrow = de.Interval(0.4, 0.9, 0.95, "wilson"), de.Interval(0.1, 0.35, 0.95, "wilson")
+    drawn_together = de._not_wider(0.6, wide, narrow)
+    assert drawn_together[:2] == pytest.approx((0.5, 0.75))
+    assert de._not_wider(0.2, narrow, wide)[:2] == narrow[:2]
