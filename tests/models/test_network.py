@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 from functools import partial
 from typing import Any
@@ -84,6 +85,13 @@ def towers(arch: Arch, batch: int = 2) -> list[tuple[Any, jax.Array]]:
     network = Network(arch)
     pairs: list[tuple[Any, jax.Array]] = [(network.encode_image, images(arch, batch))]
     return pairs if arch.text is None else [*pairs, (network.encode_text, ids(batch))]
+
+
+@functools.cache
+def parity_features(arch: Arch, tower: int) -> jax.Array:
+    """Features of `random_params`; compiled once for the tests that compare with them."""
+    encode, inputs = towers(arch)[tower]
+    return jax.jit(partial(encode, precision="parity"))(random_params(arch), inputs)
 
 
 def lowered(encode: Any, arch: Arch, inputs: jax.Array, precision: str) -> str:
@@ -178,8 +186,9 @@ def test_the_caller_cannot_change_the_precision() -> None:
 @mostly_vit("test_fast_is_near_parity_and_returns_float32")
 def test_fast_is_near_parity_and_returns_float32(arch: Arch) -> None:
     params = random_params(arch)
-    for encode, inputs in towers(arch):
-        exact, fast = (jax.jit(partial(encode, precision=p))(params, inputs) for p in ("parity", "fast"))
+    for tower, (encode, inputs) in enumerate(towers(arch)):
+        exact = parity_features(arch, tower)
+        fast = jax.jit(partial(encode, precision="fast"))(params, inputs)
         assert exact.dtype == fast.dtype == jnp.float32
         cosine = jnp.sum(exact * fast, -1) / jnp.linalg.norm(exact, axis=-1) / jnp.linalg.norm(fast, axis=-1)
         assert cosine.min() > 0.995
@@ -197,8 +206,8 @@ def test_layer_norm_keeps_its_statistics_in_float32() -> None:
 @each_arch
 def test_stages_are_captured_in_forward_order(arch: Arch) -> None:
     params = random_params(arch)
-    for encode, inputs in towers(arch):
-        plain = jax.jit(partial(encode, precision="parity"))(params, inputs)
+    for tower, (encode, inputs) in enumerate(towers(arch)):
+        plain = parity_features(arch, tower)
         features, stages = jax.jit(partial(encode, precision="parity", capture=True))(params, inputs)
         np.testing.assert_allclose(features, plain, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(list(stages.values())[-1], features)
@@ -244,12 +253,13 @@ def test_eight_devices_give_the_features_of_one(arch: Arch) -> None:
     for encode, inputs in towers(arch, batch=16):
         run = jax.jit(partial(encode, precision="parity"))
         spread = jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("data")))
-        features = run(everywhere, spread)
+        program = run.lower(everywhere, spread).compile()
+        features = program(everywhere, spread)
         assert len(features.sharding.device_set) == 8
         whole = run(params, inputs)
         np.testing.assert_allclose(features, whole, rtol=0, atol=3e-6 * np.abs(whole).max())
-        program = run.lower(everywhere, spread).compile().as_text() or ""
-        assert not re.search(r"all-(?:reduce|gather|to-all)|collective-permute", program)
+        text = program.as_text() or ""
+        assert not re.search(r"all-(?:reduce|gather|to-all)|collective-permute", text)
 
 
 # ---------------------------------------------------------------------------------- initialisation
@@ -317,7 +327,7 @@ def test_init_is_that_of_timm() -> None:
 
 
 def test_init_may_be_part_of_a_jitted_function() -> None:
-    arch = dataclasses.replace(CLIP_VIT, text=dataclasses.replace(TEXT, layers=1))
+    arch = Arch("part", dataclasses.replace(VIT, layers=1), None, 10, False)  # few draws compile quickly
     inside = jax.jit(Network(arch).init_params)(jax.random.key(0))
     outside = Network(arch).init_params(jax.random.key(0))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), inside, outside)
