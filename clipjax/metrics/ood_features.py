@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jaxtyping import Float, Int
 
 Features = Float[np.ndarray, "N D"]
@@ -106,11 +105,7 @@ def fit_gaussians(features: Features, labels: Int[np.ndarray, " N"]) -> Gaussian
     counts, (n, dim) = np.bincount(codes), features.shape
     sums = np.zeros((len(counts), dim))
     for rows, block in _blocks(features):
-        ones = np.ones(len(block))
-        sums += (
-            scipy.sparse.csr_array((ones, (codes[rows], np.arange(len(block)))), (len(counts), len(block)))
-            @ block
-        )
+        np.add.at(sums, codes[rows], block)
     means = sums / counts[:, None]
     covariance = np.zeros((dim, dim))
     for rows, block in _blocks(features):
