@@ -122,7 +122,7 @@ def estimates_from_sample(
     level: float = LEVEL,
     seed: int = 0,
 ) -> SampleEstimates:
-    """CorrectedEstimate a share of images on all images, wherever the model was measured on some of them.
+    """Estimate a share of images on all images, wherever the model was measured on some of them.
 
     Args:
         model: measured on a random sample of the images; its run on the most images counts.
