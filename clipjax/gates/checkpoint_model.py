@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import ClipjaxError, DataError, some_of, type_and_line
 from clipjax.finetune.training.point_files import damage
+from clipjax.finetune.training.resume import quiet_orbax
 from clipjax.gates.checkpoints import OPEN_CLIP, FoundCheckpoint
 from converters.engine import flatten, nest
 
@@ -74,7 +73,7 @@ def _leaves(item: Path, own: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The leaves of the tree's params and BatchNorm's statistics, on the host, or {}."""
     import orbax.checkpoint as ocp
 
-    with _without_notes(), ocp.PyTreeCheckpointer() as reader:
+    with quiet_orbax(), ocp.PyTreeCheckpointer() as reader:
         metadata: Any = reader.metadata(item)
         whole = metadata.item_metadata.tree
         wanted = _wanted(whole, {key: np.shape(leaf) for key, leaf in own.items()})
@@ -85,18 +84,6 @@ def _leaves(item: Path, own: Mapping[str, Any]) -> dict[str, np.ndarray]:
         tree: Any = reader.restore(item, args=how)
     parts = [tree] if wanted is whole else tree.values()
     return {key: np.asarray(leaf) for part in parts for key, leaf in flatten(part).items()}
-
-
-@contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
-    """Orbax notes that an item has no record of its step, which stands beside it."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _wanted(tree: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -19,7 +19,15 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted, unknown_name
 from clipjax.evaluation.plans.ready import results_of
 from clipjax.gates.conditions import Condition, Spending
-from clipjax.gates.history import History, Judgement, Pinned, Terms, add_judgement, history_under
+from clipjax.gates.history import (
+    History,
+    Judgement,
+    Pinned,
+    Terms,
+    add_judgement,
+    check_reference,
+    history_under,
+)
 from clipjax.gates.judge import measure, verdict_of
 from clipjax.gates.picture import draw_history
 from clipjax.heads.adapters.base import adapter_digest, adapter_of
@@ -81,8 +89,8 @@ class Gate:
 
         Raises:
             UsageError: no such model; it is the reference itself; alpha is spent; or as `measure`.
-            DataError: the reference or the terms changed, a run failed, a data set is missing, or as
-                `measure`.
+            DataError: the reference, its images or the terms changed, a run failed, a data set is missing, or
+                as `measure`.
             Interrupted: a signal came; nothing is recorded.
         """
         pinned, weights = self._identity(self.against), self._identity(model)
@@ -98,6 +106,7 @@ class Gate:
         number = len(history.judged) + 1
         alpha = self.spending.share(number)
         measured = measure(self._runs(model, planned, compute), self.conditions, alpha, self.results)
+        check_reference(history, measured, self.folder)
         judgement = Judgement(
             number=number,
             model=weights.model,

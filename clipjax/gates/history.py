@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +60,7 @@ class Measured:
         gained, lost: images that only the checkpoint, or only the reference, has right.
         power: the probability of passing at `truth`, with these images and this discordance.
         needed: the images that give it a power of .8; None where the condition is decided.
+        recipe: the hash of the recipe of the reference's run, the same for all checkpoints.
         runs: ids of the two runs in OUT/results, whose rows have the provenance.
     """
 
@@ -83,7 +84,14 @@ class Measured:
     power: float
     needed: int | None
     verdict: Verdict
+    recipe: str
     runs: tuple[str, str]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What is asked of which runs, equal for all checkpoints."""
+        prompts = str(self.convention.get("prompts"))
+        return self.condition, self.task, self.dataset, self.metric, str(self.precision), prompts
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,18 @@ def history_under(terms: Terms, folder: Path) -> History:
                 "alpha is for these; go on as it was begun, or begin another gate (--out)"
             )
     return history
+
+
+def check_reference(history: History, measured: Sequence[Measured], folder: Path) -> None:
+    """Raise DataError if the reference's runs are not those that earlier checkpoints were compared with."""
+    before = {each.key: each for judgement in history.judged for each in judgement.measured}
+    for each in measured:
+        if (then := before.get(each.key)) is not None and then.recipe != each.recipe:
+            raise DataError(
+                f"{folder / FILE}: {each.condition}, {each.task} on {each.dataset}: the run of the reference "
+                f"is another one than for earlier checkpoints (n = {then.n:,}, now {each.n:,}): its card, "
+                "the images or the prompts changed; restore them, or begin another gate (--out)"
+            )
 
 
 def add_judgement(history: History, judgement: Judgement, folder: Path) -> History:

@@ -93,6 +93,7 @@ def _one(condition: Condition, row: Row, found: Comparison, alpha: float) -> Mea
         power=power,
         needed=needed,
         verdict=verdict,
+        recipe=row["recipe_hash"],
         runs=found.runs,
     )
 

@@ -25,7 +25,7 @@ from clipjax.gates.gate import Gate, SameWeights
 from clipjax.gates.history import Judgement
 
 SETTLE = 30.0  # seconds
-CONVERTED = "checkpoint"  # folder in the gate's, while a checkpoint is judged
+CONVERTED = ".converted"  # folder in the gate's, while a checkpoint is judged
 
 
 class Watched(NamedTuple):
@@ -64,10 +64,10 @@ class Watch:
         return [each for each in checkpoints_in(self.folder, self.settle) if each.unfinished]
 
     def step(self, compute: Compute) -> Iterator[Watched]:
-        """Judge the whole checkpoints that are new, in the order of their numbers.
+        """Judge the whole checkpoints that are new, in the order of their numbers, at most the planned ones.
 
         Raises:
-            UsageError, DataError: as `Gate.history` (the reference or the terms changed), or alpha is spent.
+            UsageError, DataError: as `Gate.history` (the reference or the terms changed).
             Interrupted: the checkpoint at hand is judged by the next call.
         """
         for found in checkpoints_in(self.folder, self.settle):
@@ -77,18 +77,19 @@ class Watch:
                 version = found.version
             except OSError:  # training has removed it
                 continue
-            history = self.gate.history(compute)
+            history, planned = self.gate.history(compute), self.gate.spending.planned
+            if planned is not None and len(history.judged) >= planned:
+                return
             judged = {each.file for each in history.judged}
             if version in judged | self._seen:
                 continue
-            self.gate.spending.share(len(history.judged) + 1)
             self._seen.add(version)
             yield self._judged(found, version, compute)
 
     def _judged(self, found: FoundCheckpoint, version: str, compute: Compute) -> Watched:
-        converted = self.gate.folder / CONVERTED / found.name
+        converted, is_model = self.gate.folder / CONVERTED / found.name, found.kind == CLIPJAX
         try:
-            model = found.path if found.kind == CLIPJAX else as_model(found, self._like(), converted)
+            model = found.path if is_model else as_model(found, self._like(), converted)
             judgement, is_new = self.gate.judge(str(model.absolute()), compute, version)
         except SameWeights:
             why = f"{found.path} has the weights of the reference: it is not judged"
@@ -96,7 +97,8 @@ class Watch:
         except DataError as error:
             return Watched(found.name, None, problem=str(error))
         finally:
-            shutil.rmtree(converted, ignore_errors=True)
+            if not is_model:  # a model is judged where it is, and stays
+                shutil.rmtree(converted, ignore_errors=True)
         return Watched(found.name, judgement, is_new)
 
     def _like(self) -> Model:

@@ -26,7 +26,8 @@ def images_table(columns: Mapping[str, Any]) -> pa.Table:
 
 def read_images_table(data: bytes) -> pa.Table:
     """The table of a Parquet file. Raises OSError, ValueError or ArrowException if it is damaged."""
-    return pq.ParquetFile(pa.BufferReader(data)).read()
+    # Without threads: one that still frees `data` while the interpreter ends aborts the process.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def values_of_column(column: pa.ChunkedArray) -> np.ndarray | list[Any]:

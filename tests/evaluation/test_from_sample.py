@@ -124,7 +124,7 @@ def test_helpers_may_be_measured_in_any_way(folder):
     add(folder, "target", 0.61, recipe_hash="f" * 64, precision="fast")
     found = one(folder, choice=RunFilter(precision="parity"))
     assert [each.model for each in found.helpers] == ["a", "b", "c", "target"]
-    with pytest.raises(UsageError, match="target was measured with precision fast and parity; choose with"):
+    with pytest.raises(DataError, match="target was measured with precision fast and parity; choose with"):
         one(folder)
 
 
@@ -224,5 +224,7 @@ def test_unknown_names_are_refused(folder):
         one(folder, metric="top2")
     with pytest.raises(UsageError, match="unknown model with top1 'z'"):
         one(folder, minus="z")
+    with pytest.raises(UsageError, match="target minus itself is 0"):
+        one(folder, minus="target")
     with pytest.raises(DataError, match="no run of target with a per-image table has --precision fast"):
         one(folder, choice=RunFilter(precision="fast"))

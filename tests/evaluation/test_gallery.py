@@ -333,6 +333,15 @@ def test_a_report_refuses_another_page_as_its_gallery(home: Path) -> None:
         assert not (home / "r.html").exists()
 
 
+def test_a_report_does_not_replace_its_gallery(home: Path, page_and_report: tuple[Path, Path]) -> None:
+    page = page_and_report[0]
+    before = page.read_bytes()
+    arguments = ["report", page.parent / "results", "--gallery", page, "--out", page]
+    done = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert "the report would replace the gallery" in str(done.exception)
+    assert page.read_bytes() == before
+
+
 def test_thumbnails_are_as_large_as_asked(home: Path) -> None:
     Image.new("RGB", (400, 200), "red").save(home / "pets" / "cat" / "0.png")
     dataset = pets(home / "pets")

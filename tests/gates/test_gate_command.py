@@ -108,6 +108,28 @@ def test_a_pinned_reference_that_changed_is_refused(run, near, gate_world):
     assert "a pinned reference does not change; restore it" in str(result.exception)
 
 
+def test_a_reference_that_reads_images_otherwise_is_refused(run, near, gate_world):
+    pinned = gate_world / "pinned"
+    shutil.copytree(gate_world / "models" / "one", pinned)
+    assert run(near, LOOSE, against="pinned").exit_code == 0
+    card = json.loads((pinned / "card.json").read_text())
+    card["preprocess"]["mean"] = [0.9, 0.1, 0.9]
+    (pinned / "card.json").write_text(json.dumps(card))
+    result = run("models/large", LOOSE, against="pinned")
+    shutil.rmtree(pinned)
+    assert isinstance(result.exception, DataError)
+    assert "the run of the reference is another one than for earlier checkpoints" in str(result.exception)
+
+
+def test_other_images_are_refused(begun, gate_world, tmp_path):
+    shutil.copytree(gate_world / "data", tmp_path / "data")
+    for name in sorted((tmp_path / "data" / "many").rglob("*.png"))[:4]:
+        name.unlink()
+    result = begun("models/two", LOOSE, options=["--data-root", str(tmp_path / "data")])
+    assert isinstance(result.exception, DataError)
+    assert "(n = 48, now 44): its card, the images or the prompts changed" in str(result.exception)
+
+
 @pytest.mark.parametrize("options", [["--limit", "20"], ["--alpha", "0.1"], ["--planned", "3"]])
 def test_terms_do_not_change(begun, options):
     result = begun("models/two", LOOSE, options=options)

@@ -38,6 +38,7 @@ def history(verdicts: list[Verdict]) -> History:
             power=0.9,
             needed=None,
             verdict=verdict,
+            recipe="c" * 64,
             runs=("x", "y"),
         )
         judged.append(

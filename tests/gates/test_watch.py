@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import load_model
 from clipjax.cli import app
-from clipjax.errors import DataError, Interrupted, UsageError
+from clipjax.errors import DataError, Interrupted
 from clipjax.gates import gate as gates
 from clipjax.gates.checkpoint_model import as_model
 from clipjax.gates.checkpoints import checkpoints_in
 from clipjax.gates.history import read_history
+from clipjax.gates.watch import CONVERTED
 from clipjax.storage.formats.safetensors import tensors_in
 from converters.torch_files.writing import write_torch
 from tests.gates.conftest import nudged
@@ -100,7 +101,7 @@ def test_epochs_are_judged_in_their_order_and_once(run, tmp_path, pinned):
     assert again.exit_code == 0
     assert len(judged(tmp_path)) == 3
     assert "embedding" not in again.output
-    assert not list((tmp_path / "gate" / "checkpoint").iterdir())
+    assert not list((tmp_path / "gate" / ".converted").iterdir())
 
 
 def test_steps_of_orbax(run, tmp_path, pinned):
@@ -177,9 +178,18 @@ def test_it_ends_when_all_planned_checkpoints_are_judged(run, tmp_path, pinned):
     assert run("--planned", "1").exit_code == 0
     assert judged(tmp_path) == [(1, "epoch_1", "pass")]
     epoch(tmp_path / "run" / "epoch_2.pt", pinned, 1 + 2e-6)
-    late = run("--planned", "1", "--once")
-    assert isinstance(late.exception, UsageError)
-    assert "its alpha is spent" in str(late.exception)
+    assert run("--planned", "1", "--once").exit_code == 0
+    assert len(judged(tmp_path)) == 1
+
+
+def test_a_model_is_judged_where_it_is_and_stays(run, tmp_path, gate_world):
+    inside = tmp_path / "gate" / CONVERTED
+    model = nudged(inside / "m1", gate_world / "models" / "one")
+    (tmp_path / "run").rmdir()
+    (tmp_path / "run").symlink_to(inside)
+    assert run().exit_code == 0
+    assert judged(tmp_path) == [(1, "m1", "pass")]
+    assert (model / "card.json").is_file()
 
 
 def test_an_interrupted_watch_goes_on(run, tmp_path, pinned, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import read_text
 
 INDEX = re.compile(r'<script type="application/json" id="gallery">(.*?)</script>', re.DOTALL)
@@ -27,8 +27,11 @@ def gallery_links(gallery: Path, report: Path) -> list[dict[str, Any]]:
         report: the page that will link to it; addresses are relative to its folder.
 
     Raises:
+        UsageError: both are one file.
         DataError: the page is absent, or `clipjax gallery` did not write it.
     """
+    if gallery.resolve() == report.resolve():
+        raise UsageError(f"the report would replace the gallery {gallery}: give another --out")
     found = INDEX.search(read_text(gallery))
     try:
         places = json.loads(found[1]) if found else None

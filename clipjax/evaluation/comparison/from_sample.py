@@ -135,10 +135,13 @@ def estimates_from_sample(
         seed: divides the images into folds.
 
     Raises:
-        UsageError: no row has this metric, model, task or data set; the metric is not a share of images; the
-            model was measured in several ways.
-        DataError: nowhere can the number be estimated; says why.
+        UsageError: no row has this metric, model, task or data set; the metric is not a share of images; a
+            model minus itself.
+        DataError: nowhere can the number be estimated; says why, as where the model was measured in several
+            ways.
     """
+    if minus == model:
+        raise UsageError(f"{model} minus itself is 0: name another model (--minus)")
     store = ResultStore(results)
     rows = rows_of(measured_rows(store), metric, {"task": tasks, "dataset": datasets})
     known = sorted({model_name(row) for row in rows})
@@ -237,7 +240,7 @@ def _chosen(runs: Sequence[_Run], model: str, choice: RunFilter) -> _Run:
         ways = sorted({_way(run).get(name, "") for run in fitting})
         if len(ways) > 1:
             option = f"; choose with --{OPTIONS[name]}" if name in OPTIONS else ""
-            raise UsageError(
+            raise DataError(
                 f"{model} was measured with {name.replace('_', ' ')} {' and '.join(ways)}{option}"
             )
     return max(reversed(fitting), key=lambda run: len(run.names))

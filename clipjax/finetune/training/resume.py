@@ -100,7 +100,7 @@ class Checkpoints:
         what, failure = f"the checkpoint of step {step} cannot be written to {self.folder}", None
         try:
             self._check_room(state)
-            with _quiet():
+            with quiet_orbax():
                 self._manager.save(step, args=items)
             if jax.process_index() == 0:
                 write_contents(self.folder / str(step))
@@ -209,7 +209,7 @@ class Checkpoints:
         items: Any = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), batches=grain.checkpoint.CheckpointRestore(batches)
         )
-        with _quiet():
+        with quiet_orbax():
             return TrainState(*self._manager.restore(step, args=items)["state"])
 
     def _refuse_damaged(self, step: int) -> None:
@@ -237,8 +237,8 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the tracebacks that orbax logs per thread; the error is raised anyway."""
+def quiet_orbax() -> Iterator[None]:
+    """Hide notes of Orbax, and the tracebacks that it logs per thread; the error is raised anyway."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook, before = [each.level for each in loggers], sys.unraisablehook, set(threading.enumerate())
 

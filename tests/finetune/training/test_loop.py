@@ -229,7 +229,7 @@ def test_what_a_failed_save_has_not_begun_is_not_complained_of(monkeypatch: pyte
         begun = [write() for _ in range(3)]
         raise OSError(errno.ENOSPC, f"{len(begun)} files")
 
-    with pytest.raises(OSError, match="3 files"), checkpoints._quiet():
+    with pytest.raises(OSError, match="3 files"), checkpoints.quiet_orbax():
         save()
 
 
@@ -237,7 +237,7 @@ def test_what_a_failed_save_has_not_begun_is_not_complained_of(monkeypatch: pyte
 def test_what_a_save_hides_is_shown_after_it(interruption: type[BaseException] | None) -> None:
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
-    with contextlib.suppress(KeyboardInterrupt), checkpoints._quiet():
+    with contextlib.suppress(KeyboardInterrupt), checkpoints.quiet_orbax():
         assert logger.level == logging.CRITICAL
         if interruption is not None:
             raise interruption
