@@ -59,9 +59,9 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `clipjax models --aot` (docs/tpu.md)
+tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `clipjax models --aot` (docs/hardware/tpu.md)
 
-gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/gpu.md); WHEELS=DIR: from a folder, without a network
+gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/hardware/gpu.md); WHEELS=DIR: from a folder, without a network
 
 jobs-env: .venv-jobs/.installed  ## the clients that read files of jobs: SkyPilot, xpk, Kubernetes and Slurm, for a test (700 MB)
 

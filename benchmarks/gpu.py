@@ -3,7 +3,7 @@
     make gpu-env
     .venv-gpu/bin/python benchmarks/gpu.py --out gpu.jsonl
     python benchmarks/gpu.py --only decode --only bfloat16     # any Python with what is to be measured
-    python benchmarks/gpu_table.py gpu.jsonl                   # the table of docs/gpu.md
+    python benchmarks/gpu_table.py gpu.jsonl                   # the table of docs/hardware/gpu.md
 
 Each row is one side of one case in one precision. It is appended to the file as soon as it is measured, and
 rows of the file are not measured again: if the minutes do not suffice, the same command measures the rest. A

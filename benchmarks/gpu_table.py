@@ -1,4 +1,4 @@
-"""The tables of docs/gpu.md, one for each card: rows of gpu.py, kept in docs/gpu.json.
+"""The tables of docs/hardware/gpu.md, one for each card: rows of gpu.py, kept in docs/hardware/gpu.json.
 
 python benchmarks/gpu_table.py gpu.jsonl        # adds these rows; the page's tables are written again
 """
@@ -17,7 +17,7 @@ from benchmarks.gpu import KEY
 from benchmarks.models.tpu_table import markdown_table
 
 DOCS, PEAKS = gpu_cases.ROOT / "docs", gpu_cases.ROOT / "configs" / "gpus.toml"
-RECORD, PAGE = DOCS / "gpu.json", DOCS / "gpu.md"
+RECORD, PAGE = DOCS / "hardware" / "gpu.json", DOCS / "hardware" / "gpu.md"
 BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
 NOTHING = "**Not measured:** no table has been made yet.\n"
 SIDES = ("clipjax", "eager", "compiled")
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def main(files: Annotated[list[Path] | None, typer.Argument(help="Of gpu.py, to add.")] = None) -> None:
-    """Add rows to the tables of docs/gpu.md."""
+    """Add rows to the tables of docs/hardware/gpu.md."""
     records: list[Row] = json.loads(RECORD.read_text())
     for file in files or []:
         records += map(json.loads, file.read_text().splitlines())
@@ -40,7 +40,7 @@ def main(files: Annotated[list[Path] | None, typer.Argument(help="Of gpu.py, to 
 
 
 def page(records: list[Row]) -> str:
-    """docs/gpu.md with the tables of these rows."""
+    """docs/hardware/gpu.md with the tables of these rows."""
     text = PAGE.read_text()
     tables = "\n".join(table(device, records) for device in dict.fromkeys(row["device"] for row in records))
     return f"{text.partition(BEGIN)[0]}{BEGIN}{tables or NOTHING}{END}{text.partition(END)[2]}"

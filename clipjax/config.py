@@ -107,7 +107,7 @@ def _wanted(path: Path) -> str:
     wrong = "is not a folder" if path.exists() else "does not exist"
     return (
         f"{wrong}: give a folder of yours with models, data cards, prompts or figures, laid out like "
-        "clipjax's configs/ (docs/plugins.md)"
+        "clipjax's configs/ (docs/how_to/plugins.md)"
     )
 
 

@@ -3,7 +3,7 @@
     [project.entry-points."clipjax.tasks"]
     margin = "my_package.margin:TASK"       # module:record; the module states INTERFACE = 1
 
-docs/plugins.md has the contract.
+docs/how_to/plugins.md has the contract.
 """
 
 from __future__ import annotations

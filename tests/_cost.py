@@ -1,4 +1,4 @@
-"""The tables of docs/cost.md: what the study takes on each machine, by the cards' numbers of images."""
+"""The tables of docs/hardware/cost.md: hours of the study on each machine, by the cards' image counts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from clipjax.evaluation.kinds.kind import Amounts, kind_of
 from clipjax.sweep.plan import SweepItem
 from clipjax.tasks.task import find_task
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "cost.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "hardware" / "cost.md"
 PRECISIONS = ("parity", "fast")
 MARKS = {"estimated": "", "scaled": " s", "carried": " c", "assumed": " a"}
 SHOWN = (("v5e-8", "parity"), ("v5e-8", "fast"), ("v6e-8", "fast"))

@@ -1,4 +1,4 @@
-"""The table of docs/getting_the_data.md, made from the data cards; `make records` writes it."""
+"""The table of docs/how_to/getting_the_data.md, made from the data cards; `make records` writes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipjax.data.card_files import CardFile
 from clipjax.data.cards import DatasetCard, registered_cards
 from clipjax.data.file_words import checksum_kind, total_words, way
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "getting_the_data.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how_to" / "getting_the_data.md"
 BEGIN, END = "<!-- files: begin -->\n", "<!-- files: end -->\n"
 
 

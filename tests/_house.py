@@ -10,7 +10,7 @@ from pathlib import Path
 from _imports import LAYERS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PICTURE, PAGE = DOCS / "architecture.svg", DOCS / "architecture.md"
+PICTURE, PAGE = DOCS / "developers" / "architecture.svg", DOCS / "developers" / "architecture.md"
 BLOCK = re.compile(r"(?<=<!-- the layers -->\n```\n)[^`]*")
 
 # What a room makes, in a few words, and what kind of room it is.
@@ -114,5 +114,5 @@ def text() -> str:
 
 
 def page() -> str:
-    """docs/architecture.md with these lines."""
+    """docs/developers/architecture.md with these lines."""
     return BLOCK.sub(lambda _: text(), PAGE.read_text(encoding="utf-8"))

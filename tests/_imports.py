@@ -1,4 +1,4 @@
-"""The imports of clipjax and converters, file by file, and the rooms of docs/architecture.md."""
+"""The imports of clipjax and converters, file by file, and the rooms of docs/developers/architecture.md."""
 
 from __future__ import annotations
 

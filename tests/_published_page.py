@@ -1,4 +1,4 @@
-"""The tables of docs/published_numbers.md, counted in the published files; `make records` writes them."""
+"""The tables of docs/study/published_numbers.md, counted in published files; `make records` writes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.results.published.numbers import PublishedNumber, read_numbers
 from clipjax.storage.reading import read_csv
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "published_numbers.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "study" / "published_numbers.md"
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed", "imagenet_x": "imagenet_x"}
 WHAT = {
     "open_clip": "accuracy on ImageNet val and five shifts, recall on Flickr30k and COCO",

@@ -7,23 +7,23 @@
     timm              configs/timm_archs.json: the options of its architectures of our families
     parity            configs/parity.json: architectures that are new or have changed, against their library
     open_clip_parity  configs/open_clip_parity.json: likewise open_clip's that no registered model has
-    open_clip_table   the table of docs/open_clip.md
+    open_clip_table   the table of docs/reference/open_clip.md
     flops             configs/flops.json: operations of the towers of new or changed architectures
-    coverage          the tables of models in README.md and docs/models.md
-    tpu               the tables of docs/tpu.md and configs/tower_rates.csv; a family that has no row is
-                      compiled where .venv-tpu is there
-    cost              the tables of docs/cost.md
+    coverage          the tables of models in README.md and docs/reference/models.md
+    tpu               the tables of docs/hardware/tpu.md and configs/tower_rates.csv; a family that has no row
+                      is compiled where .venv-tpu is there
+    cost              the tables of docs/hardware/cost.md
     tested_versions   configs/tested_versions.toml: the versions installed in .venv and .venv-newest, where
                       clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
-    published_page    the tables of docs/published_numbers.md, likewise
+    published_page    the tables of docs/study/published_numbers.md, likewise
     expected_cells    configs/expected_cells.json, likewise: a model's number from its other ones; prints the
                       errors and coverage of architecture families that are left out of the fits
-    data_page         the table of docs/getting_the_data.md
+    data_page         the table of docs/how_to/getting_the_data.md
     row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
     keywords          clipjax/evaluation/evaluate.pyi: the keywords of clipjax.evaluate
-    house             docs/architecture.svg and the layers in docs/architecture.md
+    house             docs/developers/architecture.svg and the layers in docs/developers/architecture.md
 
 A record that is as it should be is not written. Exits with 1 where one could not be rebuilt.
 """
@@ -101,7 +101,7 @@ def open_clip_parity() -> None:
 def open_clip_table() -> None:
     from clipjax.verification.open_clip_archs import with_table
 
-    path = DOCS / "open_clip.md"
+    path = DOCS / "reference" / "open_clip.md"
     write(path, with_table(path.read_text(encoding="utf-8")))
 
 
@@ -121,7 +121,7 @@ def flops() -> None:
 def coverage() -> None:
     from clipjax.verification.coverage import with_tables
 
-    for path in (ROOT / "README.md", DOCS / "models.md"):
+    for path in (ROOT / "README.md", DOCS / "reference" / "models.md"):
         write(path, with_tables(path.read_text(encoding="utf-8")))
 
 

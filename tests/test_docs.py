@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def links(text: str) -> list[str]:
@@ -25,7 +25,7 @@ def test_links_are_found() -> None:
     assert any(links(path.read_text()) for path in DOCUMENTS)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_relative_link_points_to_a_file(path: Path) -> None:
     gone = [target for target in links(path.read_text()) if not (path.parent / target).exists()]
     assert gone == []

@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the layers that test_imports.py holds, and is short."""
+"""docs/developers/architecture.md shows the layers that test_imports.py holds, and is short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports go down: the rooms of docs/architecture.md, lowest first, and what each may not load."""
+"""Imports go down: the rooms of docs/developers/architecture.md, lowest first, and what each may not load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/worked_example.md: its numbers, and the OOD scores of the real model against PyTorch's."""
+"""docs/tutorials/worked_example.md: its numbers, and the OOD scores of the real model against PyTorch's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import clipjax
 from clipjax.data.cards import DatasetCard
 from clipjax.demo.world.files import RenderedSplit, write_split
 
-DOC = Path(__file__).parent.parent / "docs" / "worked_example.md"
+DOC = Path(__file__).parent.parent / "docs" / "tutorials" / "worked_example.md"
 pytestmark = pytest.mark.usefixtures("one_device")
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "clock", "coffee", "rocket", "motorcycle")
 

@@ -1,4 +1,4 @@
-"""How many JPEGs one processor core decodes a second, for the decode cores of docs/cost.md.
+"""How many JPEGs one processor core decodes a second, for the decode cores of docs/hardware/cost.md.
 
     python benchmarks/data/decode_rate.py --keep       # write configs/decode_rate.toml
 

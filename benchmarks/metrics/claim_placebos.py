@@ -1,7 +1,7 @@
 """Verdicts of claims that are about nothing, and of claims about a planted effect, on published numbers.
 
     python benchmarks/metrics/claim_placebos.py PUBLISHED              # minutes
-    python benchmarks/metrics/claim_placebos.py PUBLISHED --verdicts   # docs/claims.md's table, seconds
+    python benchmarks/metrics/claim_placebos.py PUBLISHED --verdicts   # docs/study/claims.md's table, seconds
 
 PUBLISHED holds the published tables in folders `openclip`, `timm`, `testbed` and `imagenet_x`.
 
@@ -71,7 +71,7 @@ def main(
     published: Annotated[Path, typer.Argument(help="The published tables.")],
     draws: Annotated[int, typer.Option(help="Random claims of each kind.")] = 200,
     verdicts: Annotated[
-        bool, typer.Option("--verdicts", help="Print docs/claims.md's table instead.")
+        bool, typer.Option("--verdicts", help="Print docs/study/claims.md's table instead.")
     ] = False,
     json: common.Json = None,
 ) -> None:
@@ -192,7 +192,7 @@ def flip(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def verdict_table(rows: Sequence[Row]) -> str:
-    """Markdown of docs/claims.md: each measured part, by models without a placebo, and as it is."""
+    """Markdown of docs/study/claims.md: each measured part, by models without a placebo, and as it is."""
     old, new = check(with_unit(ledger(), "model"), rows), check(ledger(), rows)
     return as_markdown(TITLES, [cells for verdicts in zip(old, new) for cells in cells_of(*verdicts)])
 

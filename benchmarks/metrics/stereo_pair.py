@@ -1,6 +1,6 @@
 """A real model on a real pair of photos: how many of the strongest matches are the same point of the world?
 
-    python benchmarks/metrics/stereo_pair.py --picture docs/stereo_pair.jpg
+    python benchmarks/metrics/stereo_pair.py --picture docs/pictures/stereo_pair.jpg
 
 The photos are `skimage.data.stereo_motorcycle` (Middlebury 2014, Scharstein et al.): the point (x, y) of the
 left one is at (x - disparity, y) in the right one. They are matched by EfficientNet-Lite0 with ImageNet's

@@ -7,9 +7,9 @@
     .venv-tpu/bin/python benchmarks/models/jax_peers.py --peers peers --chip v5e
 
 On a CPU float32 and paired rounds, each library in a process of its own. With a chip no time, but the TPU
-compiler's estimate of a batch in bfloat16 (docs/tpu.md says what that is). A library that is not installed or
-refuses is left out with a line. transformers 5 has no Flax models, so the folder of peers shadows it: only
-their processes see it.
+compiler's estimate of a batch in bfloat16 (docs/hardware/tpu.md says what that is). A library that is not
+installed or refuses is left out with a line. transformers 5 has no Flax models, so the folder of peers
+shadows it: only their processes see it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The table of docs/tpu.md: towers and decoders compiled ahead of time for TPU chips, without one.
+"""The table of docs/hardware/tpu.md: towers and decoders compiled ahead of time for TPU chips, without one.
 
     make tpu-env
     .venv-tpu/bin/python benchmarks/models/tpu_table.py v5e,v4 vit_b_32-openai --part vision
 
-Saves every row in docs/tpu.json at once (replacing an older one of the same tower, precision and chip), and
-rewrites the tables and configs/tower_rates.csv, which the hours of a sweep come from. Without ids it only
-rewrites these.
+Saves every row in docs/hardware/tpu.json at once (replacing an older one of the same tower, precision and
+chip), and rewrites the tables and configs/tower_rates.csv, which the hours of a sweep come from. Without ids
+it only rewrites these.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from clipjax.estimates.cycles import CycleEstimate
 from clipjax.models.precision import Precision, known_precision
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
+RECORD, PAGE = DOCS / "hardware" / "tpu.json", DOCS / "hardware" / "tpu.md"
 RATES = config_dir() / "tower_rates.csv"
 MARKS = {name: (f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n") for name in ("table", "estimates")}
 KEY = ("model", "tower", "precision", "chip")
@@ -53,7 +53,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Of parity and fast.")] = "parity,fast",
     start: Annotated[int, typer.Option(help="The first batch tried; what does not fit is halved.")] = LARGEST,
 ) -> None:
-    """Compile models ahead of time for TPU chips and keep the table of docs/tpu.md."""
+    """Compile models ahead of time for TPU chips and keep the table of docs/hardware/tpu.md."""
     precisions: list[Precision] = [known_precision(name) for name in precision.split(",")]
     parts, kinds = part.split(","), chips.split(",")
     steps = [name for name in parts if name in STEPS]
@@ -71,7 +71,7 @@ def main(
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Put the record into docs/tpu.json; it replaces an older one of the same program."""
+    """Put the record into docs/hardware/tpu.json; it replaces an older one of the same program."""
     records = json.loads(RECORD.read_text()) if RECORD.exists() else []
     kept = {tuple(old[key] for key in KEY): old for old in records}
     kept[tuple(record[key] for key in KEY)] = record
@@ -79,7 +79,7 @@ def keep(record: dict[str, Any]) -> None:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """docs/tpu.md with the tables of these records between their marks."""
+    """docs/hardware/tpu.md with the tables of these records between their marks."""
     rows = list(map(row_of, records))
     compilers = sorted({f"JAX {record['jax']}, libtpu {record['libtpu']}" for record in records})
     tables = {

@@ -11,7 +11,8 @@ convolutions (a loop's layers counted as often as they run) and the collectives.
 the operations are constant and there are no collectives; otherwise the script fails. Hosts share out files
 and never wait for each other (`clipjax.embeddings.images`).
 
-With chips, each row is saved in docs/weak_scaling.json at once, and the table of docs/tpu.md is rewritten.
+With chips, each row is saved in docs/hardware/weak_scaling.json at once, and the table of
+docs/hardware/tpu.md is rewritten.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
 
-RECORD, PAGE = tpu_table.DOCS / "weak_scaling.json", tpu_table.PAGE
+RECORD, PAGE = tpu_table.DOCS / "hardware" / "weak_scaling.json", tpu_table.PAGE
 BEGIN, END = "<!-- slices: begin -->\n", "<!-- slices: end -->\n"
 MODEL = "vit_b_32-openai"
 DEVICES, PROCESSES, DEVICES_A_PROCESS = (1, 2, 4, 8), (1, 2, 4), 2
@@ -206,14 +207,14 @@ def kept() -> list[dict[str, Any]]:
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Put the record into docs/weak_scaling.json; it replaces an older one of the same program."""
+    """Put the record into docs/hardware/weak_scaling.json; it replaces an older one of the same program."""
     records = {tuple(old[key] for key in KEY): old for old in kept()}
     records[tuple(record[key] for key in KEY)] = record
     RECORD.write_text(json.dumps(list(records.values()), indent=1) + "\n")
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """docs/tpu.md with the table of these records between its marks."""
+    """docs/hardware/tpu.md with the table of these records between its marks."""
     ordered = sorted(records, key=lambda row: (row["model"], row["tower"] != "vision", row["precision"]))
     lines = [tpu_table.markdown_line(TITLES), tpu_table.markdown_line(["---"] * len(TITLES))]
     lines += [tpu_table.markdown_line(cells(record)) for record in ordered]

@@ -42,7 +42,7 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[CheckResult]:
     else:
         do = (
             "put data sets where `clipjax datasets list` says, or a card of your own beside them "
-            "(docs/datasets.md), or leave --data-root out"
+            "(docs/reference/datasets.md), or leave --data-root out"
         )
         yield CheckResult("data", NOTE, f"{data_root} holds no data set that is in order", do)
     if missing:

@@ -94,7 +94,8 @@ def _cards_of(name: str, known: dict[str, DatasetCard]) -> list[DatasetCard]:
         )
     if lacking := [card for card in family if not card.files]:
         raise UsageError(
-            f"the card of {lacking[0].name} names no files to fetch ([[files]], docs/getting_the_data.md): "
+            f"the card of {lacking[0].name} names no files to fetch "
+            "([[files]], docs/how_to/getting_the_data.md): "
             f"{lacking[0].source or 'give a folder of yours with --data'}"
         )
     return family

@@ -184,7 +184,7 @@ def use_tpu_compiler() -> None:
         raise UsageError(
             "this environment has no TPU compiler: make one of its own with `python -m venv .venv-tpu` and "
             "`.venv-tpu/bin/pip install 'clipjax[tpu]'` (in a checkout: `make tpu-env`), and run "
-            "`.venv-tpu/bin/clipjax models --aot ...`; see docs/tpu.md"
+            "`.venv-tpu/bin/clipjax models --aot ...`; see docs/hardware/tpu.md"
         )
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"

@@ -2,7 +2,7 @@
 
 A time is the operations of a tower over the chip's peak times the share of it that the tower reaches:
 
-* "estimated": by the TPU compiler's estimate of this tower (docs/tpu.md, configs/tower_rates.csv);
+* "estimated": by the TPU compiler's estimate of this tower (docs/hardware/tpu.md, configs/tower_rates.csv);
 * "scaled": the share of the nearest tower of its family, by operations;
 * "carried": where its family has no estimate on this chip in this precision, the share on `BASE` of the
   nearest tower of the family, else of any, times what a yardstick reaches here over what it reaches there;

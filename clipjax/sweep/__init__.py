@@ -1,1 +1,1 @@
-"""Sweeps: models x data sets x tasks from one file (`clipjax sweep SUITE.toml`); see docs/sweeps.md."""
+"""Sweeps: models x data sets x tasks from one file (`clipjax sweep SUITE.toml`): docs/how_to/sweeps.md."""

@@ -30,7 +30,7 @@ HOW = (
 )
 HOURS = (
     "hours: of the towers alone, as if nothing were stored, with the cards' numbers of images where data are "
-    "not there; not measured (docs/cost.md)"
+    "not there; not measured (docs/hardware/cost.md)"
 )
 UNKNOWN = "?"
 

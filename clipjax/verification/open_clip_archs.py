@@ -1,7 +1,7 @@
 """Every architecture of open_clip: read as a record of ours, or refused by the first field out of reach.
 
 Architectures that no registered model has are compared with the library as `clipjax.verification.parity`
-compares the others; configs/open_clip_parity.json records it. docs/open_clip.md lists them all.
+compares the others; configs/open_clip_parity.json records it. docs/reference/open_clip.md lists them all.
 """
 
 from __future__ import annotations

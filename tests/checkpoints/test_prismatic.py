@@ -364,7 +364,7 @@ def test_the_prompt_of_mistrals_own_tokenizer(tmp_path: Path) -> None:
 def test_the_example_of_the_documents_runs() -> None:
     if importlib.util.find_spec("mistral_common") is None:
         pytest.skip("mistral-common, which has the tokenizer, is not installed: see the Makefile")
-    text = (Path(__file__).parents[2] / "docs" / "vision_language.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "vision_language.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(blocks[-1], names)

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: a row of a narrow model, what is left out, and the tables of docs/gpu.md."""
+"""benchmarks/gpu.py: a row of a narrow model, what is left out, and the tables of docs/hardware/gpu.md."""
 
 from __future__ import annotations
 

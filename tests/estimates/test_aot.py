@@ -193,8 +193,8 @@ def test_the_programs_of_models() -> None:
 
 
 def test_the_kept_table_is_that_of_its_record() -> None:
-    records = json.loads((ROOT / "docs" / "tpu.json").read_text())
-    assert (ROOT / "docs" / "tpu.md").read_text() == tpu_table.page(records)
+    records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
+    assert (ROOT / "docs" / "hardware" / "tpu.md").read_text() == tpu_table.page(records)
     assert tpu_table.RATES.read_text() == tpu_table.rates(records)
     seen = set()
     for row in map(tpu_table.row_of, records):
@@ -212,7 +212,7 @@ def test_the_kept_table_is_that_of_its_record() -> None:
 
 def test_the_kept_programs_of_vision_language_models() -> None:
     """Both decoders and both image towers, on 4 and 8 chips; a layer sums twice and gathers nothing."""
-    records = json.loads((ROOT / "docs" / "tpu.json").read_text())
+    records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
     rows = [record for record in records if record["tower"] in aot_language.PROGRAMS]
     slices = {topology for chip in load_chips().values() for topology in chip.answers}
     assert {row["chip"] for row in rows} == slices >= {"v5e:2x2", "v5e:2x4", "v6e:2x2"}
@@ -233,7 +233,7 @@ def test_the_kept_programs_of_vision_language_models() -> None:
 
 def test_the_kept_training_steps() -> None:
     """A chip alone has no collectives; those of a slice sum gradients, and gather features of all pairs."""
-    records = json.loads((ROOT / "docs" / "tpu.json").read_text())
+    records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
     rows = [tpu_table.row_of(record) for record in records if record["tower"] in aot_training.STEPS]
     assert {(row.tower, row.chip) for row in rows} >= {
         (step, chip) for step in aot_training.STEPS for chip in ("v5e", "v5e:2x2")
@@ -246,8 +246,8 @@ def test_the_kept_training_steps() -> None:
 
 def test_the_kept_slices_are_those_of_their_record() -> None:
     """A chip does what the traced program does, on 4 to 256 chips of every kind, and waits for none."""
-    records = json.loads((ROOT / "docs" / "weak_scaling.json").read_text())
-    assert (ROOT / "docs" / "tpu.md").read_text() == weak_scaling.page(records)
+    records = json.loads((ROOT / "docs" / "hardware" / "weak_scaling.json").read_text())
+    assert (ROOT / "docs" / "hardware" / "tpu.md").read_text() == weak_scaling.page(records)
     weak_scaling.check(records)
     kept = {tuple(row[key] for key in (*weak_scaling.SAME, "batch", "flops")) for row in records}
     for model, tower, precision, batch, count in kept:

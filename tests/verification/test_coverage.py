@@ -52,7 +52,7 @@ def test_every_row_has_a_record_and_is_verified() -> None:
     assert stale == [], "run `clipjax verify --all --random-init`: an architecture or its rows changed"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/models.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/reference/models.md"])
 def test_documents_carry_the_table(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "<!-- coverage: " in text

@@ -31,7 +31,7 @@ from converters.golden import build_model, model_config
 from converters.golden.build import resize
 from converters.golden.sweep import shapes
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "open_clip.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "open_clip.md"
 
 # ------------------------------------------------------------------------------- the record and the table
 

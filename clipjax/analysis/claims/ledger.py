@@ -114,7 +114,7 @@ class Claim:
     Attributes:
         section: of the paper, with observation and figure.
         needs: number of parts that must hold.
-        beware: what the statistic does not control for, besides docs/claims.md.
+        beware: what the statistic does not control for, besides docs/study/claims.md.
         no_task: what it needs that no task measures yet.
     """
 

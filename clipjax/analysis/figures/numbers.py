@@ -1,7 +1,7 @@
 """The numbers that a figure draws, as CSV files of points, trends and people.
 
 In the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in coordinates of the
-axes' scales. docs/analysis.md describes every column.
+axes' scales. docs/study/analysis.md describes every column.
 """
 
 from __future__ import annotations

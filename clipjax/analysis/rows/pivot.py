@@ -81,7 +81,7 @@ class Pivot:
             return None
         return (
             f"no number of {self.metric} is marked as the best: no metrics.toml states which end is good; "
-            "add the metric to one in a config folder (docs/plugins.md)"
+            "add the metric to one in a config folder (docs/how_to/plugins.md)"
         )
 
     def _best(self, column: int) -> float | None:

@@ -2,7 +2,7 @@
 
     compare_groups(cnns, vits).slope.interval
 
-Formulas: docs/trends.md.
+Formulas: docs/study/trends.md.
 """
 
 from __future__ import annotations

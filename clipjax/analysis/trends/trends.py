@@ -3,7 +3,7 @@
     baseline = fit_points(standard)               # Huber's line, on the scales of the points' axes
     effective_robustness(clips, baseline)         # per model: y less the trend's y
 
-Lines are straight in the axes' scales; results are in the metric's own units. Formulas: docs/trends.md.
+Lines are straight in the axes' scales; results are in the metric's own units. Formulas: docs/study/trends.md.
 """
 
 from __future__ import annotations

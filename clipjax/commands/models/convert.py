@@ -123,7 +123,8 @@ def _next(folder: Path, card: Card) -> str:
     if card.kind == "zero_shot" or card.classes is not None:
         return f"clipjax eval zeroshot --model {model} --data FOLDER --dataset NAME (`clipjax datasets list`)"
     if card.kind == "vision_language":
-        return f"clipjax.load_model({str(folder)!r}).answer(images, question) (docs/vision_language.md)"
+        page = "docs/reference/vision_language.md"
+        return f"clipjax.load_model({str(folder)!r}).answer(images, question) ({page})"
     if card.arch.num_classes:
         return f"clipjax convert {model} --classes LABELS --out ANOTHER_FOLDER, then clipjax eval zeroshot"
     return f"clipjax finetune linear_probe --model {model} --data FOLDER --out TUNED"

@@ -256,7 +256,7 @@ def _list_placeless(found: Sequence[FigureResult], *, all_of_them: bool) -> None
         if each.shown or all_of_them or not done.drawn
     }
     if lines:
-        say("\nModels with the rows, but in no group (docs/analysis.md: models of your own):")
+        say("\nModels with the rows, but in no group (docs/study/analysis.md: models of your own):")
         print_table(["figure", "model", "shown as", "why"], list(lines))
 
 

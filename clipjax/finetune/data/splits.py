@@ -1,7 +1,7 @@
 """Splits as types: training, validation and test images cannot be confused.
 
 A search takes only a `ValidationSplit`: the published Tip-Adapter numbers were chosen on the test set
-unnoticed (docs/finetuning.md).
+unnoticed (docs/how_to/finetuning.md).
 """
 
 from __future__ import annotations

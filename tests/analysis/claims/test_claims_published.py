@@ -1,7 +1,7 @@
 """The statements that published numbers can check, computed anew from the published files by others.
 
 The numbers come from the CSV files themselves and the statistics from statsmodels and scipy; what is taken
-from clipjax is which models are in which group. docs/claims.md shows the same numbers.
+from clipjax is which models are in which group. docs/study/claims.md shows the same numbers.
 """
 
 from __future__ import annotations
@@ -389,7 +389,7 @@ def test_an_ordinary_offset_decides_nothing(verdicts: dict[str, Verdict]) -> Non
 
 def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict], script: ModuleType) -> None:
     """Its limits are those of more draws than here; its words follow from its own numbers by the rule."""
-    text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "study" / "claims.md").read_text(encoding="utf-8")
     assert RULE in " ".join(text.split())
     lines = text.split("<!-- verdicts -->\n")[1].split("\n<!-- end of verdicts -->")[0].splitlines()
     titles, _, *shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

@@ -1,4 +1,4 @@
-"""What docs/analysis.md says of published numbers is what the figures of them show."""
+"""What docs/study/analysis.md says of published numbers is what the figures of them show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipjax.results.published.result_rows import published_rows
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 NEEDED = re.compile(r"imagenet_(val|v2:matched-frequency|sketch|r|a)|objectnet|mscoco|flickr30k")
-TEXT = (Path(__file__).parents[3] / "docs" / "analysis.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "study" / "analysis.md").read_text(encoding="utf-8")
 TITLES = {
     "standard models": "standard",
     "pre-trained on more data": "more_data",

@@ -1,4 +1,4 @@
-"""docs/trends.md: its example, run on the published tables, prints what the page says."""
+"""docs/study/trends.md: its example, run on the published tables, prints what the page says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.result_rows import published_rows
 from clipjax.results.store import ResultStore
 
-PAGE = Path(__file__).parents[3] / "docs" / "trends.md"
+PAGE = Path(__file__).parents[3] / "docs" / "study" / "trends.md"
 
 
 def test_the_example(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_row_is_that_of_the_copies(world: Path) -> None:
 
 
 def test_the_card_and_the_suite_of_the_docs(world: Path) -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs/corruptions.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs/how_to/corruptions.md").read_text()
     card, suite = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (world / "val_3d.toml").write_text(card)
     file = world / "suites" / "suite.toml"

@@ -1,1 +1,1 @@
-"""Plug-ins for clipjax, one module each; docs/plugins.md explains them."""
+"""Plug-ins for clipjax, one module each; docs/how_to/plugins.md explains them."""
