@@ -54,10 +54,13 @@ class Measured:
     """One condition on the images of one run of each model.
 
     Attributes:
-        first, second: the pinned reference's number and the checkpoint's.
-        lower, upper: one-sided limits of the difference, each at the checkpoint's alpha.
+        first: the pinned reference's number.
+        second: the checkpoint's number.
+        lower: the one-sided lower limit of the difference, at the checkpoint's alpha.
+        upper: the one-sided upper limit of the difference, at the checkpoint's alpha.
         above: the condition holds if `lower` is above it.
-        gained, lost: images that only the checkpoint, or only the reference, has right.
+        gained: the number of images that only the checkpoint has right.
+        lost: the number of images that only the reference has right.
         power: the probability of passing at `truth`, with these images and this discordance.
         needed: the images that give it a power of .8; None where the condition is decided.
         recipe: the hash of the recipe of the reference's run, the same for all checkpoints.

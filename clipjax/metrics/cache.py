@@ -85,7 +85,7 @@ def count_correct(
 
 
 def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coarse [I'] and fine [C] betas, float32: beta i is coarse[i // C] + fine[i % C]; C may be 1.
+    """Split betas into sums: beta i is coarse[i // C] + fine[i % C]; coarse float32 [I'], fine float32 [C].
 
     E.g. betas 1 2 3 4 -> coarse 1 3, fine 0 1.
     """

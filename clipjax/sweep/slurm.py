@@ -75,7 +75,13 @@ exit "$code"
 
 @dataclass(frozen=True)
 class SlurmArray:
-    """What the jobs of a sweep ask for. `minutes` and `gigabytes`: of the costliest part."""
+    """What the jobs of a sweep ask for.
+
+    Attributes:
+        parts: the number of jobs, each with its part of the sweep.
+        minutes: the time limit of a job, enough for the costliest part.
+        gigabytes: the memory of a job, enough for the largest model.
+    """
 
     parts: int
     minutes: int

@@ -103,7 +103,9 @@ def cues(
 
 
 def _pictures_of(name: str, shape: str, texture: str) -> tuple[str, str]:
-    """The pictures of shape and texture: airplane/airplane1-bicycle2.png -> airplane/airplane1, bicycle2.
+    """The pictures that gave an image its shape and its texture.
+
+    airplane/airplane1-bicycle2.png was made from airplane/airplane1 and bicycle2.
 
     Only names such as <shape><digits>-<texture><digits> tell the pictures. Any other image is its own picture
     of a shape, without one of a texture: "img-0007.png" is not the seventh texture of "img".

@@ -36,8 +36,9 @@ class Predictions(NamedTuple):
     Attributes:
         ranked: int32 [N, k], best first.
         confidence: float32 [N], the probability of the first.
-        full, restricted: int32 [N], the best of all the head's classes, and of those that stand for a class
-            of the data set; None: the same.
+        full: int32 [N], the best of all the head's classes; None: the first of `ranked`.
+        restricted: int32 [N], the best of the head's classes that stand for a class of the data set;
+            None if no class of the data set takes the largest score of several.
         tied: bool [N], whether several classes share the largest score; None: no ties.
     """
 
@@ -188,7 +189,12 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> list[Measure]:
-    """The measures of classes that have images. hits, total: int [K]."""
+    """The mean accuracy of the classes that have images, then each one's accuracy.
+
+    Args:
+        hits: int [K], each class's images that are right.
+        total: int [K], each class's images.
+    """
     seen = total > 0
     mean = Measure(
         "mean_per_class",

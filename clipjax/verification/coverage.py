@@ -41,8 +41,8 @@ class Coverage:
     """One registered model.
 
     Attributes:
-        vision, text: families of the towers; text is None for a classifier, and "decoder" for a
-            vision-language model.
+        vision: the family of the image tower.
+        text: the family of the text tower; None for a classifier, "decoder" for a vision-language model.
         params_m: millions of parameters of the image tower (with a classifier's head); None if unstated.
         image_size: in pixels.
         status: one of STATUSES. "verified": full-size keys and shapes, and narrow numbers with the same

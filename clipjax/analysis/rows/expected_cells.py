@@ -60,10 +60,14 @@ class CellFit:
 
     Attributes:
         kind: "zero_shot" or "classifier".
-        inputs: data sets, in the order of `centre`, `scale` and `slopes`: first of logits, then of squares.
+        inputs: the data sets that it is predicted from.
+        constant: the prediction, as a logit, of a model at the `centre`.
+        centre: the mean logit of each input, then the mean squared logit of each.
+        scale: standard deviations of the same, in the same order.
+        slopes: logits per standard deviation, in the same order.
         half_width: in points of accuracy.
         error: the median error of left-out families, in points.
-        coverage: how many models of a left-out family lie within the half-width of the others.
+        coverage: the fraction of models that lie within the half-width of the other families.
     """
 
     kind: str

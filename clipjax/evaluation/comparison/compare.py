@@ -47,7 +47,8 @@ class Comparison:
         p_holm: corrected for the headlines of the call; None for a metric that is not a headline of its task.
         test: "mcnemar_exact", "mover_folded_normal" (ECE) or "paired_bootstrap_1000", with p of at least
             2 / 1001.
-        gained, lost: images that only the second or only the first run has right; None for other metrics.
+        gained: the number of images that only the second run has right; None for other metrics.
+        lost: the number of images that only the first run has right; None for other metrics.
         differs: other differences between the runs ("prompts": (first's, second's)).
         left_out: metrics of this task and data set that are not compared -> why.
         not_compared: of the call: what is left out as a whole ("shape_bias on d") -> why.

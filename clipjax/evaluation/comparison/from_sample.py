@@ -51,8 +51,11 @@ class SampleEstimate:
         of: N, all images.
         estimate: with the helpers.
         measured: from the n images alone.
-        convention, precision, sample: those of the model's row.
-        minus, minus_run: the other model of a difference; None for one model.
+        convention: that of the model's row.
+        precision: that of the model's row.
+        sample: that of the model's row.
+        minus: the other model of a difference; None for one model.
+        minus_run: the id of the other model's run; None for one model.
         left_out: models that are no helpers -> why.
     """
 
