@@ -42,6 +42,9 @@ OF_COSINES = {
 }
 OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy": ood_scores.energy}
 SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
+_OF_FEATURES = tuple(
+    f"{area} score:{name}" for name in FEATURE_SCORES for area in ("auroc", "class_mean_auroc")
+)
 MANY_TIES = 0.01  # share of the pairs of an ID and an OOD image; ties may move AUROC by half of it
 _RANGES = dict.fromkeys((*SCORES, *FEATURE_SCORES), (-math.inf, math.inf))
 _RANGES |= dict.fromkeys(("msp", "mcm", "msp_confused"), (0.0, 1.0)) | {"negative_entropy": (-math.inf, 0.0)}
@@ -387,7 +390,7 @@ TASK = Task(
     paired=paired,
     headlines=(("class_mean_auroc", "auroc"),),
     fits=feature_scores.FITS,
-    usual=("auroc", "fpr95_mos", "class_mean_auroc"),
+    usual=("auroc", "fpr95_mos", "class_mean_auroc", *_OF_FEATURES),
     predictions=PredictionFiles(
         arrays={
             **dict.fromkeys(("id_logits", "ood_logits"), True),

@@ -168,7 +168,7 @@ class Task:
         matcher: of a task of pairs: a card's matching -> a `Matcher` of `clipjax.embeddings.pairs` that also
             has `words()`, for the convention.
         compares_precisions: `describe` returns `prediction` and, with labels, `correct`.
-        usual: metrics that `clipjax eval` prints; (): all.
+        usual: metrics that `clipjax eval` prints, with their slices; (): all without a slice.
         kinds: of run, by preference: a model's run is of the first that takes the model. A literal, too.
         headlines: the numbers by which two runs are judged, fixed before any data. Each is its names in order
             of preference: the first that both runs have is tested, corrected for their number. Other metrics

@@ -239,6 +239,10 @@ def test_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     done = CliRunner().invoke(app, [*common, "--fit-data", str(data / "train"), "--fit-per-class", "7"])
     assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    shown = {word: line for line in lines for word in line if word.startswith("score:") and word[6:]}
+    assert shown.keys() == {f"score:{name}" for name in FEATURE_SCORES}
+    assert "neighbour 50 of 56 fit images" in " ".join(shown["score:knn"])
     rows = ResultStore(tmp_path / "results").rows()
     assert {row["convention"]["fit"]["images_per_class"] for row in rows} == {7}
     wrong = CliRunner().invoke(app, [*common, "--fit-data", str(data / "trian")])

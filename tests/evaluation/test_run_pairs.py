@@ -102,6 +102,35 @@ def test_other_pixels_are_the_models_own_in_each_data_set(tmp_path, beside):
     assert pair(tmp_path) == alike
 
 
+def fit(n: int) -> dict[str, Any]:
+    """How a run with n training images of each class differs."""
+    of = {"data": "train", "sha256": f"{n}" * 64, "images_per_class": n}
+    return {
+        "convention": {"prompts": "p", "fit": of},
+        "recipe": {"images": "d", "prompts": "p", "fit": {"images": f"{n}" * 64}},
+    }
+
+
+def test_runs_with_other_training_images_are_no_pair(tmp_path):
+    run(tmp_path, "a", **fit(5))
+    run(tmp_path, "b", **fit(7))
+    says = "a has fit train 55555555, 5 of each class; b has fit train 77777777, 7 of each class"
+    with pytest.raises(DataError, match=says):
+        pair(tmp_path)
+    alike = run(tmp_path, "a", **fit(7))
+    assert pair(tmp_path)[0] == alike
+
+
+def test_a_run_without_training_images_is_a_pair_with_any(tmp_path):
+    """Its numbers do not depend on them."""
+    without: dict[str, Any] = {"convention": {"prompts": "p"}, "recipe": {"images": "d", "prompts": "p"}}
+    both = run(tmp_path, "a", **without), run(tmp_path, "b", **fit(5))
+    assert pair(tmp_path) == both
+    run(tmp_path, "b", **fit(7))
+    with pytest.raises(UsageError, match="fit none or train 55555555, 5 of each class or train 77777777"):
+        compare_runs("a", "b", tmp_path)
+
+
 def test_a_sample_gives_way_to_the_whole(tmp_path):
     whole = run(tmp_path, "a"), run(tmp_path, "b")
     some = {"sample": {"limit": 4, "seed": 0, "of": 9}, "recipe": {"images": "sampled"}}

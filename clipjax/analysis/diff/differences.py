@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from clipjax.analysis.rows.cells import WAYS, term_of
+from clipjax.analysis.rows.cells import WAYS, fit_in_words, term_of
 from clipjax.results.data_sets import images_of
 from clipjax.results.row import Row
 from clipjax.results.tables import model_name
@@ -120,9 +120,10 @@ def _named(row: Row) -> Key:
 
 
 def ways_of(row: Row) -> dict[str, str]:
-    """Rows that differ here measure different things."""
-    said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS)}
-    return said | {"annotations": f"{said['annotations']} {row['recipe'].get('annotations')}"}
+    """Rows that differ here measure different things. A run without fit data has no `fit`."""
+    said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS) if way != "fit"}
+    said["annotations"] += f" {row['recipe'].get('annotations')}"
+    return said | ({"fit": fit} if (fit := fit_in_words(row)) else {})
 
 
 def how(row: Row) -> dict[str, str]:

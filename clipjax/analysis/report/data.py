@@ -213,7 +213,7 @@ def _way(row: Row, name: str) -> str | None:
 
 def _preferred(row: Row) -> tuple[Any, ...]:
     # As in `cells_of`; the column fixes prompts and precision.
-    return is_whole(row), row["origin"] == "measured", run_order(row["run_id"])
+    return is_whole(row), row["origin"] == "measured", row["value"] is not None, run_order(row["run_id"])
 
 
 def _is_headline(term: Term) -> bool:

@@ -34,6 +34,7 @@ WAYS = {
     "attention": "attentions",
     "positions": "rules of positions",
     "made": "makings of the images",
+    "fit": "sets of training images",
 }
 # Fields of a model that answers count too. A CLIP has none of them, and is compared with it.
 OF_QUESTIONS = {"question": "questions", "option": "forms of an option"}
@@ -188,7 +189,7 @@ def cells_of(
 
     Among several rows of a number: the whole data set before parts and samples, published images before own
     copies (`clipjax corrupt`), measured before published numbers, then `precision`, `prompts`, and the newest
-    run.
+    run with a value.
 
     `models`: names from `model_name`, in order; default all. A model without any of the rows has no entry.
 
@@ -226,6 +227,7 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
         lambda row: row["origin"] == "measured",
         lambda row: row["precision"] == precision,
         lambda row: prompts is not None and prompts_of(row) == prompts,
+        lambda row: row["value"] is not None,
     ):
         rows = [row for row in rows if wanted(row)] or rows
     if len(sets := sorted({str(prompts_of(row)) for row in rows})) > 1:
@@ -252,9 +254,24 @@ def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
         if name == "annotations" and recipe.get(name):  # compared by digest
             way = " ".join(filter(None, (convention.get(name), recipe[name][:12])))
             ways.setdefault(way, row["run_id"])
+        elif name == "fit":
+            if (fit := fit_in_words(row)) and _is_fitted(row):
+                ways.setdefault(fit, row["run_id"])
         elif name in convention:
             ways.setdefault(str(convention[name] or "none"), row["run_id"])
     return ways
+
+
+def fit_in_words(row: Row) -> str | None:
+    """The training images that scores of the row's run were fitted on: "train 1a2b3c4d, 7 of each class"."""
+    fit = row["convention"].get("fit")
+    return fit and f"{fit['data']} {fit['sha256'][:8]}, {fit['images_per_class']} of each class"
+
+
+def _is_fitted(row: Row) -> bool:
+    """Whether the row's own number rests on training images: others of its run do not depend on them."""
+    kind, _, score = (row["slice"] or "").partition(":")
+    return kind == "score" and score in row["convention"]["fit_convention"]
 
 
 def _cell(model: str, column: Column, by_term: Mapping[Term, Row]) -> Cell:

@@ -73,10 +73,10 @@ def show(
 def _print_numbers(rows: Sequence[Row], all_metrics: bool) -> None:
     from clipjax.results.tables import summary_table
 
-    whole = [row for row in rows if row["slice"] is None]
-    usual = whole if all_metrics else _usual(whole)
-    print_table(*summary_table(usual))
-    if more := len(whole) - len(usual):
+    usual = [row for row in rows if _is_usual(row)]
+    whole = [row for row in rows if row["slice"] is None or _is_usual(row)]
+    print_table(*summary_table(whole if all_metrics else usual))
+    if not all_metrics and (more := len(whole) - len(usual)):
         say(f"{counted(more, 'more number')}: --all-metrics, or `clipjax results list`", err=True)
 
 
@@ -88,15 +88,14 @@ def _say_what(result: Result, before: Mapping[str, str]) -> None:
         say(f"the same recipe has rows already, of the run {run}: the newest are used", err=True)
 
 
-def _usual(rows: Sequence[Row]) -> list[Row]:
-    """The metrics that a task names as usual, and those with a published number; all if it names none."""
+def _is_usual(row: Row) -> bool:
+    """Whether the task prints the number, or a whole data set has a published one beside it."""
+    from clipjax.results.row import metric_name
     from clipjax.tasks.task import find_task
 
-    return [
-        row
-        for row in rows
-        if not (usual := find_task(row["task"]).usual) or row["metric"] in usual or row["reference"]
-    ]
+    usual, whole = find_task(row["task"]).usual, row["slice"] is None
+    named = metric_name(row["metric"], row["slice"]) in usual
+    return named or (whole and bool(not usual or row["reference"]))
 
 
 def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:

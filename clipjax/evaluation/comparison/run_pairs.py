@@ -3,13 +3,14 @@
     pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), RunFilter(prompts="openai_80"))
 
 Runs match by task and data set, then by recipe without the model's part. If no recipes match: by prompts,
-label space, projection, ID set, annotations, precision and sample. A model's transform, tokenizer and logit
-scale may differ, and its prompts if it has its own words or head. The newest of several
-runs with one recipe counts.
+label space, projection, ID set, annotations, fit data, precision and sample. A model's transform, tokenizer
+and logit scale may differ, and its prompts if it has its own words or head. The newest of several runs with
+one recipe counts.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ RunAddress = tuple[Path, str]  # a folder of results, a run id in it
 OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
 OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
 OF_MODEL |= {"asking", "prompts", "skipped"}  # `_recipe` adds prompts by name and digest
+NONE = "none"
 OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "labels"}
 
 
@@ -152,6 +154,8 @@ def _alike(a: _Run, b: _Run, key: Callable[[_Run], dict[str, Any]]) -> bool:
     one, other = key(a), key(b)
     if a.own_prompts or b.own_prompts:
         one, other = ({**each, "prompts": None, "projection": None} for each in (one, other))
+    if "fit" not in one.keys() & other.keys():  # what one of them fitted changes no number of both
+        one, other = ({**each, "fit": None} for each in (one, other))
     return one == other
 
 
@@ -193,8 +197,10 @@ def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
 def _listed(runs: Sequence[_Run]) -> str:
     """The values with the option that chooses: "prompts a or b (--prompts)"."""
     said = []
-    for name in runs[0].how:
-        ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})
+    for name in dict.fromkeys(itertools.chain(*(run.how for run in runs))):
+        ways = sorted(
+            {run.how.get(name, NONE) for run in runs if not (name == "prompts" and run.own_prompts)}
+        )
         if len(ways) > 1:
             option = f" (--{OPTIONS[name]})" if name in OPTIONS else ""
             said.append(f"{name.replace('_', ' ')} {' or '.join(ways)}{option}")
@@ -207,13 +213,14 @@ def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: RunF
         if not runs:
             return f"no run of {name} has {', '.join(options)}"
     every = [*both[0], *both[1]]
-    several = [setting for setting in every[0].how if len({run.how[setting] for run in every}) > 1]
+    settings = dict.fromkeys(itertools.chain(*(run.how for run in every)))
+    several = [setting for setting in settings if len({run.how.get(setting) for run in every}) > 1]
     said = []
     for name, runs in zip(names, both):
-        settings = [f"{setting} {_ways(runs, setting)}" for setting in several]
-        said.append(f"{name} has {', '.join(settings) or 'other settings'}")
+        own = [f"{setting} {_ways(runs, setting)}" for setting in several]
+        said.append(f"{name} has {', '.join(own) or 'other settings'}")
     return "; ".join(said)
 
 
 def _ways(runs: Sequence[_Run], name: str) -> str:
-    return " or ".join(sorted({run.how[name] for run in runs}))
+    return " or ".join(sorted({run.how.get(name, NONE) for run in runs}))

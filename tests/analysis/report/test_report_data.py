@@ -42,7 +42,7 @@ from clipjax.analysis.report.svg import inline
 from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import Column, Term, cells_of
 from clipjax.errors import DataError, UsageError
-from clipjax.results.store import ResultStore
+from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import model_name
 
 ROWS = report_rows()
@@ -192,6 +192,14 @@ def test_of_several_rows_the_measured_whole_newest(data: Data) -> None:
     assert at is not None
     assert data.interned(data.cells["reference"][at]) == [REFERENCE]
     assert data.interned(data.runs["protocol"][data.cells["run"][at]]) == PROTOCOL
+
+
+def test_a_newer_row_without_a_value_hides_none() -> None:
+    rows = [row(new_run_id(), model="a", value=value, interval=None) for value in (0.5, None)]
+    found = Data(report_data(rows, "x"))
+    at = found.cell("a", Term("zeroshot", "demo_world", "top1"))
+    assert at is not None
+    assert found.cells["value"][at] == 0.5
 
 
 def test_single_classes_are_left_out_and_counted() -> None:

@@ -164,6 +164,34 @@ def measured(model: str, convention: dict[str, Any], **changed: Any) -> Any:
     return row(new_run_id(), **{"model": model, "dataset": "r", "convention": convention} | changed)
 
 
+def fitted(n: int, score: str = "knn", model: str = "a", **changed: Any) -> Any:
+    """A row of a run with n training images of each class."""
+    fit = {"data": "train", "sha256": f"{n}" * 64, "images": 8 * n, "images_per_class": n, "sample": None}
+    convention = {"fit": fit, "fit_convention": {"version": 1, "knn": "the 50th neighbour"}}
+    return measured(model, convention, task="ood", metric="auroc", slice=f"score:{score}", **changed)
+
+
+def test_scores_of_other_training_images_are_other_numbers():
+    """Only those that are fitted: the rest of both runs is one number."""
+    both = [fitted(5), fitted(7, value=0.75)]
+    with pytest.raises(DataError, match=r"sets of training images: train 55555555, 5 of each class \(run "):
+        pivot(both, "auroc score:knn")
+    others = [fitted(5, "mcm"), fitted(7, "mcm", value=0.75)]
+    assert pivot(others, "auroc score:mcm").lines["a"][0].value == 0.75
+    assert pivot([both[0], fitted(5, value=0.75)], "auroc score:knn").lines["a"][0].value == 0.75
+    [ways] = pivot([both[0], fitted(7, model="b")], "auroc score:knn").unlike
+    assert [*ways] == ["sets of training images"]
+
+
+def test_a_newer_row_without_a_value_hides_none():
+    """A second fit of too few images for a covariance, say."""
+    absent = fitted(1, value=None, interval=None, note="not applicable: too few")
+    [cell] = pivot([fitted(5), absent], "auroc score:knn").lines["a"]
+    assert cell.value == 0.5
+    [cell] = pivot([absent], "auroc score:knn").lines["a"]
+    assert cell.missing == ("ood r score:knn auroc (not applicable: too few)",)
+
+
 OWN = "not applicable: a classifier has its own head"
 
 
