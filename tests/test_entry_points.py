@@ -37,7 +37,7 @@ FIELDS: dict[type, tuple[str, str]] = {
     Task: (
         "name version section needs convention describe measure",
         "load_annotations annotated_by check_annotations paired matcher predictions usual headlines "
-        "shares kinds compares_precisions fits",
+        "shares proportions kinds compares_precisions fits",
     ),
     Kind: ("name options lacking not_applicable resolve", "check refusals amounts"),
     Reader: ("read", "layout recognises order pairs"),

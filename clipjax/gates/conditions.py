@@ -60,7 +60,7 @@ def read_condition(text: str) -> Condition:
             f"{text}: the better end of {metric} is {end}, and a gate takes shares of images that are right, "
             "such as top1"
         )
-    return Condition(kind, metric, _margin(text, number), dataset)
+    return Condition(kind, " ".join(metric.split()), _margin(text, number), dataset)
 
 
 def _margin(text: str, number: str) -> float:

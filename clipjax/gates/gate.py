@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipjax.checkpoints.model import Model
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import ClipjaxError, DataError, UsageError, counted, unknown_name
+from clipjax.errors import ClipjaxError, DataError, UsageError, counted
 from clipjax.evaluation.plans.ready import results_of
 from clipjax.gates.conditions import Condition, Spending
 from clipjax.gates.history import (
@@ -30,6 +30,7 @@ from clipjax.gates.history import (
 )
 from clipjax.gates.judge import measure, verdict_of
 from clipjax.gates.picture import draw_history
+from clipjax.gates.runs_to_judge import plan_to_judge, suite_to_judge
 from clipjax.heads.adapters.base import adapter_digest, adapter_of
 from clipjax.results.provenance import git_revision, versions
 from clipjax.results.row import Row
@@ -99,7 +100,6 @@ class Gate:
                 f"{model} has the weights of {self.against}: a gate compares it with other ones"
             )
         planned = self._plan(model, compute)
-        self._check_data_sets(planned)
         history = history_under(self._terms(pinned, planned), self.folder)
         if (before := history.verdict_on(weights.weights)) is not None:
             return before, False
@@ -139,24 +139,17 @@ class Gate:
         return Pinned(opened.card.id, whole)
 
     def _plan(self, model: str, compute: Compute) -> SweepPlan:
-        both = tuple(dict.fromkeys((self.against, model)))
-        runs = tuple(replace(run, models=both) for run in self.suite.runs)
-        suite = replace(self.suite, runs=runs, stated={}, predictions={})
-        return make_plan(suite, None if compute.pixel_store is None else compute.pixel_store.budget)
-
-    def _check_data_sets(self, plan: SweepPlan) -> None:
-        known = sorted({item.job.data.card.name for item in plan.items})
-        for name in (each.dataset for each in self.conditions):
-            if name not in (None, *known):
-                raise unknown_name("data set of the suite", str(name), known)
+        suite = suite_to_judge(self.suite, self.conditions, tuple(dict.fromkeys((self.against, model))))
+        budget = None if compute.pixel_store is None else compute.pixel_store.budget
+        return plan_to_judge(make_plan(suite, budget), self.conditions)
 
     def _terms(self, pinned: Pinned, plan: SweepPlan) -> Terms:
         # Models of other pixel recipes come in another order.
-        runs = sorted(sha256_json(item.key[1:]) for item in self._of(self.against, plan))
+        runs = sorted(map(_in_words, self._of(self.against, plan)))
         return Terms(
             pinned=pinned,
             suite=self.suite.name,
-            runs=sha256_json(runs),
+            runs=tuple(runs),
             conditions=tuple(map(str, self.conditions)),
             alpha=self.spending.alpha,
             spending=self.spending.name,
@@ -177,6 +170,14 @@ class Gate:
             for name in (self.against, model)
         )
         return [(row, _partner(row, second)) for row in first]
+
+
+def _in_words(item: SweepItem) -> str:
+    """What the item's key has beside its model: "zeroshot on many, prompts single 1a2b3c4d, limit 20"."""
+    prompts = item.job.prompts
+    named = [] if prompts is None else [f"prompts {prompts.name} {prompts.digest[:8]}"]
+    options = [f"{name} {value}" for name, value in sorted(item.options.items())]
+    return ", ".join([f"{item.job.task} on {item.job.data.card.name}", *named, *options])
 
 
 def _partner(row: Row, others: Sequence[Row]) -> Row:
@@ -208,6 +209,6 @@ def raise_unless_passed(judgement: Judgement) -> None:
     if judgement.verdict == "fail":
         raise GateFailed(f"{what}: {seen}, which must be above {worst.above:g} (n = {worst.n:,})")
     raise GateUndecided(
-        f"{what}: {worst.n:,} images are too few to tell ({seen}): it needs {worst.needed:,} images for a "
-        "power of 0.8"
+        f"{what}: too few to tell, {counted(worst.n, 'image')} ({seen}): it needs "
+        f"{counted(worst.needed or 0, 'image')} for a power of 0.8"
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,8 @@ from clipjax.storage.records import AtLeast, read
 from clipjax.storage.writing import write_bytes
 
 FILE = "gate.json"
+FORMAT = 2
+NAMED = 3  # changes of terms, in a message
 Verdict = Literal["pass", "fail", "undecided"]
 
 
@@ -36,13 +39,13 @@ class Terms:
 
     Attributes:
         suite: its name.
-        runs: digest of the suite's runs: tasks, data sets, prompts and options.
+        runs: the suite's runs in words: task, data set, prompts and options of each.
         spending: "series" or "equal", see `Spending`.
     """
 
     pinned: Pinned
     suite: str
-    runs: str
+    runs: tuple[str, ...]
     conditions: tuple[str, ...]
     alpha: float
     spending: str
@@ -123,9 +126,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class History:
-    """A gate's record. `format` is 1."""
+    """A gate's record. `format` is `FORMAT`."""
 
-    format: Literal[1]
+    format: Literal[2]
     terms: Terms
     judged: tuple[Judgement, ...] = ()
 
@@ -143,7 +146,7 @@ def history_under(terms: Terms, folder: Path) -> History:
     """The record of a gate with these terms. Raises DataError for a gate that was begun with others."""
     history = read_history(folder)
     if history is None:
-        return History(1, terms)
+        return History(FORMAT, terms)
     then, now = history.terms, terms
     if then.pinned.weights != now.pinned.weights:
         raise DataError(
@@ -151,14 +154,33 @@ def history_under(terms: Terms, folder: Path) -> History:
             f"{then.pinned.weights[:16]}..., and {now.pinned.model} has {now.pinned.weights[:16]}...: a "
             "pinned reference does not change; restore it, or begin another gate (--out)"
         )
-    for field in dataclasses.fields(Terms):
-        one, other = getattr(then, field.name), getattr(now, field.name)
-        if field.name not in ("pinned", "suite") and one != other:
-            raise DataError(
-                f"{folder / FILE}: the gate was begun with {field.name} = {cut(one)}, not {cut(other)}: its "
-                "alpha is for these; go on as it was begun, or begin another gate (--out)"
-            )
+    if changes := list(_changes(then, now)):
+        more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+        raise DataError(
+            f"{folder / FILE}: the terms of the gate changed ({'; '.join(changes[:NAMED])}{more}), and its "
+            "alpha is for the old ones: go on as it was begun, or begin another gate (--out)"
+        )
     return history
+
+
+def _changes(then: Terms, now: Terms) -> Iterator[str]:
+    """What changed, in words. The order of conditions does not count."""
+    for option in ("alpha", "planned"):
+        before, after = getattr(then, option), getattr(now, option)
+        if before != after:
+            yield f"--{option} was {'not given' if before is None else before} and is {after or 'not given'}"
+    yield from _changed("condition", then.conditions, now.conditions)
+    yield from _changed("run", then.runs, now.runs)
+
+
+def _changed(noun: str, then: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+    left = sorted(cut(each) for each in then if each not in now)
+    new = sorted(cut(each) for each in now if each not in then)
+    for before, after in zip_longest(left, new):
+        if before is None:
+            yield f"the {noun} {after} is new"
+        else:
+            yield f"the {noun} {before} is {f'now {after}' if after else 'left out'}"
 
 
 def check_reference(history: History, measured: Sequence[Measured], folder: Path) -> None:

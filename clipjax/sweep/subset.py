@@ -23,7 +23,7 @@ def subset(suite: Suite, models: Sequence[str] = (), limit: int | None = None) -
     """
     kept = {model for name in models for model in _called(suite, name)} if models else set(suite.models)
     runs = [replace(run, models=tuple(model for model in run.models if model in kept)) for run in suite.runs]
-    runs = [run for run in runs if run.models]
+    runs = [run for run in runs if run.models] if models else runs
     if limit is not None:
         if files := sorted(kept & suite.predictions.keys()):
             raise UsageError(

@@ -153,20 +153,25 @@ class _Files:
 
 
 def load_suite(
-    name: str | Path, *, data_root: str | Path | None = None, model_root: str | Path | None = None
+    name: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    model_root: str | Path | None = None,
+    needs_models: bool = True,
 ) -> Suite:
     """Read a suite: a TOML file, or "suite:NAME" for one that ships with clipjax.
 
     Args:
         data_root: replaces the file's.
         model_root: replaces the file's.
+        needs_models: refuse a suite with `models = []`; False: the caller brings its own models.
 
     Raises:
         UsageError: an unknown suite.
         DataError: an unknown, missing or mistyped key, or an unknown model, task, data set or prompt set.
     """
     path = _path(str(name))
-    reader = _Reader(path, path.absolute().parent)
+    reader = _Reader(path, path.absolute().parent, needs_models)
     return reader.suite(read(_File, read_toml(path), path), data_root, model_root)
 
 
@@ -193,6 +198,7 @@ class _Reader:
 
     path: Path
     folder: Path
+    needs_models: bool
     stated: dict[str, dict[str, str]] = field(default_factory=dict)
     predictions: dict[str, str] = field(default_factory=dict)
 
@@ -265,7 +271,7 @@ class _Reader:
                 if not isinstance(each, str):
                     self.refuse(f"{where}[{i}]", f"{each!r} is not a text or a table")
                 names[self.model(each, f"{where}[{i}]")] = None
-        if not names:
+        if not names and self.needs_models:
             self.refuse(where, "there is none")
         return tuple(names)
 

@@ -373,6 +373,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=("accuracy",),
     headlines=(("ece_corrected_15_before",), ("ece_corrected_15_after",)),
     predictions=PredictionFiles(
         arrays={

@@ -312,5 +312,6 @@ TASK = Task(
     measure=measure,
     matcher=PairMatcher,
     paired=paired,
+    proportions=(),
     headlines=((CURVE,),),
 )

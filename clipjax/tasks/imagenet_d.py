@@ -267,6 +267,7 @@ TASK = Task(
     annotated_by="imagenet_d",
     check_annotations=check_own,
     paired=paired,
+    proportions=("top1", "top5", "top1_*"),
     headlines=(("top1",),),
     shares=("top1",),
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": True}),

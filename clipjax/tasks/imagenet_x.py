@@ -405,6 +405,7 @@ TASK = Task(
     measure=measure,
     load_annotations=load_factors,
     paired=paired,
+    proportions=("average*", "accuracy *"),
     headlines=(("average",),),
     shares=("average",),
     predictions=PredictionFiles(

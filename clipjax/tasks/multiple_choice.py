@@ -272,6 +272,7 @@ TASK = Task(
     annotated_by="imagenet_d",
     check_annotations=imagenet_d.check_own,
     paired=paired,
+    proportions=("top1", "top1@*"),
     headlines=((DEBIASED, "top1"),),
     shares=("top1",),
 )

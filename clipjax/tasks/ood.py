@@ -388,6 +388,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=(),
     headlines=(("class_mean_auroc", "auroc"),),
     fits=feature_scores.FITS,
     usual=("auroc", "fpr95_mos", "class_mean_auroc", *_OF_FEATURES),

@@ -146,6 +146,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=("text_retrieval_recall*",),
     headlines=(("text_retrieval_recall@5",), ("image_retrieval_recall@5",)),
     shares=("text_retrieval_recall@5", "text_retrieval_recall@1", "text_retrieval_recall@10"),
 )

@@ -244,6 +244,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=("accuracy", "set_coverage_*"),
     headlines=(("augrc",),),
     predictions=PredictionFiles(
         arrays={

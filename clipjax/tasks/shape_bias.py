@@ -247,6 +247,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=(),
     headlines=(("shape_bias",),),
     predictions=PredictionFiles(
         csv=Csv(

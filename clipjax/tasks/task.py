@@ -175,6 +175,8 @@ class Task:
             are shown without a verdict. (): every metric of `paired` is tested.
         shares: metrics of `paired` that are shares of all images, the most used first: which difference a
             sample tells is known before a run.
+        proportions: the names of all that `paired` may have in `right`; `*` stands for any text. A gate
+            refuses other metrics before it runs. None: not stated.
         fits: choices in what is fitted on training images, which the user may give beside the data; only runs
             with them have these in their recipes. None: the task fits nothing.
     """
@@ -197,6 +199,7 @@ class Task:
     kinds: tuple[str, ...] = (IMAGES,)
     headlines: tuple[tuple[str, ...], ...] = ()
     shares: tuple[str, ...] = ()
+    proportions: tuple[str, ...] | None = None
     fits: Mapping[str, Any] | None = None
 
     @property

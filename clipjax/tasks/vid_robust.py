@@ -121,6 +121,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=("pm*",),
     headlines=(("pm10",),),
     predictions=PredictionFiles(several_labels=True),
 )

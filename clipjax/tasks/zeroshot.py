@@ -250,6 +250,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    proportions=("top1", "top5", "top1_*"),
     headlines=(("top1",),),
     shares=("top1", "top5"),
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": False}),

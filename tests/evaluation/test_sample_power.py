@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,17 @@ def test_a_sample_is_too_small_for_claims_with_a_smaller_margin(
     assert line.endswith(f"a margin of 0.05 takes {needed:,}, in claims apart")
     assert too_small_for([large], claims, tmp_path) == []
     assert too_small_for([small._replace(metric="top5")], claims, tmp_path) == []
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_a_task_states_all_proportions_that_it_may_have(case: str) -> None:
+    task, columns = find_task(case.partition(" ")[0]), PLANTED[case]
+    assert task.paired is not None
+    assert task.proportions is not None
+    right = task.paired({"id": ids(len(next(iter(columns.values())))), **columns}, About("d", None)).right
+    assert [name for name in right if not any(fnmatchcase(name, each) for each in task.proportions)] == []
+    patterns = [each for each in task.proportions if each not in ("top1_*", "top1@*", "top5")]
+    assert [each for each in patterns if not any(fnmatchcase(name, each) for name in right)] == []
 
 
 def test_a_share_of_a_task_is_one_of_all_images() -> None:

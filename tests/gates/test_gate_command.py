@@ -19,7 +19,8 @@ from clipjax.gates.gate import GateFailed, GateUndecided
 from clipjax.gates.history import FILE, read_history
 from tests.gates.conftest import nudged
 
-LOOSE = "not_worse(top1, 0.3) on many"
+LOOSE, LESS = "not_worse(top1, 0.3) on many", "not_worse(top1, 0.2) on many"
+BETTER = "better(top1, 0.1) on many"
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +86,7 @@ def test_exit_codes(run, near, tmp_path):
     blind = run(near, "not_worse(top1, 0.005)", out=tmp_path / "blind")
     assert isinstance(blind.exception, GateUndecided)
     assert blind.exception.exit_code == 4
-    assert "zeroshot on few: 8 images are too few to tell" in str(blind.exception)
+    assert "zeroshot on few: too few to tell, 8 images (" in str(blind.exception)
     assert "images for a power of 0.8" in str(blind.exception)
 
 
@@ -94,7 +95,7 @@ def test_images_are_decoded_once_for_both_models(run, near, tmp_path, monkeypatc
     monkeypatch.setattr(loader, "to_pixels", lambda *args: decoded.append(1) or to_pixels(*args))
     places = ["--store", tmp_path / "store", "--pixel-store", tmp_path / "pixels"]
     assert run(near, LOOSE, options=places).exit_code == 0
-    assert len(decoded) == 48 + 8
+    assert len(decoded) == 48  # of the one data set that the condition names
 
 
 def test_a_pinned_reference_that_changed_is_refused(run, near, gate_world):
@@ -130,11 +131,25 @@ def test_other_images_are_refused(begun, gate_world, tmp_path):
     assert "(n = 48, now 44): its card, the images or the prompts changed" in str(result.exception)
 
 
-@pytest.mark.parametrize("options", [["--limit", "20"], ["--alpha", "0.1"], ["--planned", "3"]])
-def test_terms_do_not_change(begun, options):
-    result = begun("models/two", LOOSE, options=options)
+@pytest.mark.parametrize(
+    ("conditions", "options", "change"),
+    [
+        ([LOOSE], ["--limit", "20"], r"the run zeroshot on many, .*100 is now .* limit 20, .*100"),
+        ([LOOSE], ["--alpha", "0.1"], "--alpha was 0.05 and is 0.1"),
+        ([LOOSE], ["--planned", "3"], "--planned was not given and is 3"),
+        ([LESS], [], re.escape(f"the condition {LOOSE} is now {LESS}")),
+        ([LOOSE, BETTER], [], re.escape(f"the condition {BETTER} is new")),
+    ],
+)
+def test_terms_do_not_change(begun, conditions, options, change):
+    result = begun("models/two", *conditions, options=options)
     assert isinstance(result.exception, DataError)
-    assert "go on as it was begun, or begin another gate" in str(result.exception)
+    assert re.search(rf"the terms of the gate changed \({change}\), and its alpha", str(result.exception))
+
+
+def test_one_condition_written_twice_is_one(begun):
+    again = begun("models/two", LOOSE, " not_worse( top1,0.30 )  on many", options=["--json"])
+    assert len(json.loads(again.stdout)["measured"]) == 1
 
 
 def test_planned_checkpoints_are_all(run, near):
@@ -167,6 +182,11 @@ def test_an_interrupted_gate_goes_on_and_spends_alpha_once(run, near, tmp_path, 
             "unknown data set of the suite 'fwe'; did you mean few",
         ),
         ("models/two", "not_worse(tpo1, 0.3)", "unknown metric 'tpo1'"),
+        (
+            "models/two",
+            "not_worse(accuracy, 0.3)",
+            r"no task of the suite has accuracy as a share of images \(zeroshot has top1, top5, top1_\*\)",
+        ),
         ("models/two", "not_worse(top5, 0.3)", "top5 of zeroshot on few cannot be compared: .* 4 classes"),
     ],
 )
@@ -175,6 +195,36 @@ def test_bad_input(run, model, condition, sentence, tmp_path):
     assert isinstance(result.exception, UsageError | DataError)
     assert re.search(sentence, str(result.exception)), str(result.exception)
     assert read_history(tmp_path / "gate") is None
+
+
+@pytest.mark.parametrize("condition", ["not_worse(accuracy, 0.3)", "better(mean_per_class, 0.1) on few"])
+def test_a_metric_that_is_not_a_share_is_refused_before_a_run(run, near, condition, monkeypatch, tmp_path):
+    monkeypatch.setattr(gates, "run_sweep", lambda *_args, **_how: pytest.fail("it ran"))
+    result = run(near, condition)
+    assert isinstance(result.exception, UsageError)
+    assert "as a share of images" in str(result.exception)
+
+
+MORE = """
+[[runs]]
+task = "zeroshot"
+datasets = ["few"]
+prompts = ["openai_80"]
+
+[[runs]]
+task = "retrieval"
+datasets = ["flickr30k"]
+"""
+
+
+def test_only_runs_that_a_condition_asks_for_run(run, near, gate_world, tmp_path):
+    """The others' tasks may not be defined for both models, and their data sets need not be there."""
+    suite = (gate_world / "colours.toml").read_text().replace('["models/large"]', "[]") + MORE
+    (gate_world / "more.toml").write_text(suite)
+    result = run(near, LOOSE, options=["--suite", "more.toml"])
+    assert result.exit_code == 0, result.output
+    runs = [path.name for path in (tmp_path / "gate" / "results").iterdir() if path.name[0] != "."]
+    assert len(runs) == 2
 
 
 def test_a_damaged_checkpoint(run, near, gate_world, tmp_path):
@@ -197,7 +247,7 @@ def test_a_gate_on_a_bucket(run, near):
 
 def test_a_damaged_record(run, near, tmp_path):
     (tmp_path / "gate").mkdir()
-    (tmp_path / "gate" / FILE).write_text('{"format": 1, "terms": {}}')
+    (tmp_path / "gate" / FILE).write_text('{"format": 2, "terms": {}}')
     result = run(near, LOOSE)
     assert isinstance(result.exception, DataError)
     assert "gate.json" in str(result.exception)

@@ -6,13 +6,19 @@ import re
 
 import pytest
 
-from clipjax.gates.history import History, Judgement, Measured, Pinned, Terms, Verdict
+from clipjax.gates.history import FORMAT, History, Judgement, Measured, Pinned, Terms, Verdict
 from clipjax.gates.picture import draw_history
 
 
 def history(verdicts: list[Verdict]) -> History:
     terms = Terms(
-        Pinned("base", "a" * 64), "suite", "b" * 64, ("not_worse(top1, 0.01)",), 0.05, "series", None
+        Pinned("base", "a" * 64),
+        "suite",
+        ("zeroshot on photos",),
+        ("not_worse(top1, 0.01)",),
+        0.05,
+        "series",
+        None,
     )
     judged = []
     for number, verdict in enumerate(verdicts, 1):
@@ -46,7 +52,7 @@ def history(verdicts: list[Verdict]) -> History:
                 number, f"epoch_{number}", str(number) * 64, 0.01, verdict, (measured,), "now", {}, None
             )
         )
-    return History(1, terms, tuple(judged))
+    return History(FORMAT, terms, tuple(judged))
 
 
 def test_each_checkpoint_has_its_point(tmp_path):

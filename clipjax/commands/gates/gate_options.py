@@ -97,9 +97,10 @@ class GateOptions:
         from clipjax.sweep.suite import load_suite
 
         refuse_url(self.out, "a gate")
-        read = tuple(map(read_condition, dict.fromkeys(conditions)))
+        read = tuple(dict.fromkeys(map(read_condition, conditions)))
         spending = Spending(self.alpha, self.planned)
-        whole = load_suite(self.suite, data_root=self.data_root, model_root=self.model_root)
+        roots = {"data_root": self.data_root, "model_root": self.model_root}
+        whole = load_suite(self.suite, **roots, needs_models=False)
         suite = subset(whole, limit=self.limit)
         from clipjax.devices.programs import enable_compile_cache
         from clipjax.gates.gate import Gate
