@@ -133,7 +133,7 @@ def _begin(
         context.call_on_close(lambda: os.environ.update({CONFIGS_VARIABLE: before}))
     if context.invoked_subcommand is None:
         say(START)
-    remarks()
+    remarks()  # forget those of an earlier command in this process
     context.call_on_close(lambda: [say(each, err=True) for each in remarks()])
 
 

@@ -155,13 +155,14 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> LocalChe
                 "download the weights where there is a network"
             )
         raise DataError(f"hub repository {repo} has {_lacking(names)}: name the file of its weights")
+    # The commit that the name of a branch stood for: the other files are of the same one.
     revision = _in_cache(path)[2] or revision
     if name.endswith(".index.json"):
         for part in sorted(set(index_parts(path).values())):
             if _file(repo, part, revision) is None:
                 raise DataError(f"hub repository {repo} lacks {part}, a part of {name}; download it again")
     folder = name.removesuffix(PRISMATIC) if name.endswith(f"/{PRISMATIC}") else ""
-    for config in CONFIG_NAMES:
+    for config in CONFIG_NAMES:  # they land beside the weights, where readers look; one may be absent
         _file(repo, f"{folder}{config}", revision)
     return LocalCheckpoint(path, _home(path), repo, name, revision)
 

@@ -103,8 +103,8 @@ class Model:
         A registered model loses its name, unless its lineage records what it became. An adapter's base
         changes too.
         """
-        card = _card_of_others(self.settled().card, params)
-        base = None if self.base is None else _card_of_others(self.base, params)
+        card = _card_of_new_params(self.settled().card, params)
+        base = None if self.base is None else _card_of_new_params(self.base, params)
         origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
         return self._replace(card=card, base=base, params=params, origin=origin, weights=None, location=None)
 
@@ -363,7 +363,8 @@ class Model:
         return in_dtypes_of(self.origin, flatten(self.params), self.card.id)
 
 
-def _card_of_others(card: Card, params: Mapping[str, Any]) -> Card:
+def _card_of_new_params(card: Card, params: Mapping[str, Any]) -> Card:
+    """The card of a model whose params these are now, in place of those that were loaded."""
     card = card.without_weights()
     if card.facts_origin == REGISTRY and card.lineage is None:
         card = disowned(card)

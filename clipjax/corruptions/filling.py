@@ -56,7 +56,17 @@ def _steps(size: int) -> np.ndarray:
 
 
 def _walk(seen: Any, steps: Any) -> tuple[Any, Any]:
-    """int32 [16, S, S] twice: steps back and forth to the first seen pixel, -1 outside, 0 if not needed."""
+    """Steps from each hole, back and forth along each direction, to the first seen pixel.
+
+    Args:
+        seen: bool [S, S], False in holes.
+        steps: int32 [K, 16, 2], as of `_steps`.
+
+    Returns:
+        back: int32 [16, S, S]; -1 if the walk leaves the image, 0 if it was not walked to its end because
+            another direction has a shorter span.
+        forth: the same in the other sense.
+    """
     size = len(seen)
     padded = jnp.pad(jnp.where(seen, _SEEN, _EMPTY), size, constant_values=_OUTSIDE)
 
@@ -73,9 +83,11 @@ def _walk(seen: Any, steps: Any) -> tuple[Any, Any]:
         return sides[0], sides[1]
 
     def go_on(state: tuple[Any, tuple[Any, Any]]) -> Any:
+        """Whether some hole has a direction that may still give the shortest span."""
         k, (back, forth) = state
         done = (back > 0) & (forth > 0)
         shortest = jnp.where(done, _span(back, forth, steps), jnp.iinfo(jnp.int32).max).min(0)
+        # A side that has found nothing in k steps is at least k long.
         least = jnp.where(back > 0, back, k) + jnp.where(forth > 0, forth, k)
         least = jnp.maximum(least.astype(jnp.float32) - _SLACK, 0) ** 2
         open_ = ~done & (back >= 0) & (forth >= 0) & (least <= shortest.astype(jnp.float32))

@@ -237,7 +237,9 @@ def _record(manifest: Manifest, kind: str, digests: Sequence[str]) -> dict[str, 
 def _finish(
     folder: Path, manifest: Manifest, kind: str, shards: Sequence[dict[str, Any]], digests: Sequence[str]
 ) -> None:
+    """Write the names of the classes and then the manifest, which makes the folder whole."""
     names, record = manifest.label_names, _record(manifest, kind, digests) | {"shards": shards}
+    # WebDataset's file has one name a line.
     if names is not None and all(name.strip() and name.splitlines() == [name] for name in names):
         put_bytes(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
     record[DIGEST] = sha256_json(record)

@@ -38,7 +38,10 @@ def assert_same_everywhere(what: str, value: str) -> None:
 
 
 def failed_process(failure: Exception | None) -> int | None:
-    """The first process that failed, so that none waits for one that has left."""
+    """The number of the first process with a `failure`; None if no process has one.
+
+    Every process calls this, with its own failure: none then waits for one that has left.
+    """
     if jax.process_count() == 1:
         return None if failure is None else 0
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
@@ -49,8 +52,11 @@ def failed_process(failure: Exception | None) -> int | None:
 def on_all(what: str, *, apart: bool = False) -> Iterator[None]:
     """A context for work that every process does; if it fails on one, none continues.
 
-    A process that failed alone would wait in its next task for others that wait for it here; not so if they
-    work `apart`.
+    A process that failed alone would wait in its next task for others that wait for it here.
+
+    Args:
+        what: the work, after "could not" in the message of the others.
+        apart: each process has work of its own and waits for none: nothing is exchanged.
 
     Raises: what the work raises; on the others a DataError naming the first that failed.
     """

@@ -82,6 +82,7 @@ def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        # The key of a dict, the name of an attribute or the index in a list; JAX has a class for each.
         name = "/".join(
             str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
         )

@@ -132,7 +132,14 @@ def check_torch(machine: Machine) -> Iterator[CheckResult]:
 def _cudnn_lines(
     machine: Machine, torch: str, wanted: Requirement, plugin: str, ours: Requirement | None
 ) -> Iterator[CheckResult]:
-    """A process can load only one cuDNN."""
+    """Whether one process can load torch and JAX: they must agree on a cuDNN.
+
+    Args:
+        torch: torch's version.
+        wanted: the cuDNN that torch requires.
+        plugin: the name of JAX's CUDA package.
+        ours: the cuDNN that JAX's package requires; None: it requires none.
+    """
     if ours is None:
         return
     advice = "install torch's build for CPUs"

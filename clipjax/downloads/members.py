@@ -107,7 +107,7 @@ class MemberWriter:
         return [part for part in name.split("/") if part not in ("", ".")]
 
     def _make(self, path: str, name: str) -> None:
-        """Make a folder and those above it."""
+        """Make the folder `path` and those above it. `name` is the member, for messages."""
         if path in self._folders:
             return
         self._make(path.rpartition("/")[0], name)

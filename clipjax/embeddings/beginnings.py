@@ -68,7 +68,7 @@ def shared(ids: Int[np.ndarray, "N L"], length: Int[np.ndarray, " N"]) -> SplitT
     order = np.lexsort(ids.T[::-1])
     equal = np.cumprod(ids[order[1:]] == ids[order[:-1]], axis=1).sum(axis=1)
     equal = np.concatenate([[0], equal])  # leading ids that equal those of the text before
-    beginnings, row = _at_most(MOST, equal, length[order])
+    beginnings, row = _beginnings(MOST, equal, length[order])
     tokens = int(beginnings[:, 1].sum())
     beginnings[:, 0] = order[beginnings[:, 0]]
     beginnings = np.pad(beginnings, ((0, -len(beginnings) % TEXT_BATCH), (0, 0)))
@@ -80,10 +80,13 @@ def shared(ids: Int[np.ndarray, "N L"], length: Int[np.ndarray, " N"]) -> SplitT
     return SplitTexts(ids, length, beginnings, beginning, padded) if worthwhile else None
 
 
-def _at_most(
+def _beginnings(
     most: int, equal: Int[np.ndarray, " N"], length: Int[np.ndarray, " N"]
 ) -> tuple[Int[np.ndarray, "F 2"], Int[np.ndarray, " N"]]:
-    """The different rows of `_longest`, and the number of each text's row."""
+    """At most this many beginnings that many texts share, as `_longest`, and the row of each text's own.
+
+    Where there are more, twice as many texts must share one.
+    """
     fewest = FEWEST
     while True:
         rows, row = np.unique(_longest(equal, length, fewest), axis=0, return_inverse=True)

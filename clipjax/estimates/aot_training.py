@@ -31,7 +31,12 @@ BATCH = 64  # examples of a chip: the recipes' 512 on eight chips
 def training_table(
     ids: Sequence[str], chips: Sequence[str], *, steps: Sequence[str] = tuple(STEPS), start: int = BATCH
 ) -> Iterator[TowerRow]:
-    """Compile steps for chips and their smallest slices, a minute or two each. Errors as `aot_table`."""
+    """Compile steps for chips and their smallest slices, a minute or two each. Errors as `aot_table`.
+
+    Args:
+        steps: keys of `STEPS`.
+        start: the first batch tried, examples of a chip; each that does not fit is halved.
+    """
     known = aot.load_chips()
     if unknown := [name for name in chips if name not in known]:
         raise unknown_name("chip", unknown[0], list(known))

@@ -149,18 +149,18 @@ def pixels_of(job: TaskOnData) -> list[DataFolder]:
 
 
 def with_work(
-    items: Sequence[Costed], sizes: DataSizes | CardSizes, heads: Heads, needed: set[ImageWork | TextWork]
+    items: Sequence[Costed], sizes: DataSizes | CardSizes, heads: Heads, computed: set[ImageWork | TextWork]
 ) -> list[Costed]:
-    """The items with their work. What several runs of a model share counts for the first of them.
+    """The items with their work. What several runs of a model share counts as work of the first of them.
 
     Args:
-        needed: what earlier items compute; what these compute is added.
+        computed: what earlier items compute; what these compute is added to it.
     """
     costed = []
     for item in items:
         found = works(item.choice, item.job, item.request, sizes, heads)
-        new = {work.of: work for work in found if work.of not in needed}
-        needed.update(new)
+        new = {work.of: work for work in found if work.of not in computed}
+        computed.update(new)
         costed.append(replace(item, work=tuple(new.values())))
     return costed
 

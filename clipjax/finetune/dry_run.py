@@ -123,15 +123,18 @@ def abstract_step(setup: Setup) -> tuple[jax.stages.Wrapped, tuple[TrainState, P
     rate = recipe.rate(len(setup.train))
     tx = recipe.optimizer.transformation(rate)
     parts = split(outline.params, outline.trained, update_statistics=recipe.batch_norm != "frozen")
-    shardings, frozen = state_shardings(parts, tx, mesh, rules), params_sharding(parts.frozen, mesh, rules)
-    step = jit_step(outline.loss, tx, mesh, shardings, frozen=frozen, accumulate=recipe.accumulate, rate=rate)
+    shardings = state_shardings(parts, tx, mesh, rules)
+    of_frozen = params_sharding(parts.frozen, mesh, rules)
+    step = jit_step(
+        outline.loss, tx, mesh, shardings, frozen=of_frozen, accumulate=recipe.accumulate, rate=rate
+    )
     rows = {
         name: jax.ShapeDtypeStruct((recipe.batch_size, *leaf.shape), leaf.dtype)
         for name, leaf in outline.batch.items()
     }
     batch = {name: abstract_on(leaf, batch_sharding(mesh)) for name, leaf in rows.items()}
-    fixed = jax.tree.map(abstract_on, parts.frozen, frozen)
-    return step, (abstract_state(parts, tx, shardings), fixed, batch)
+    frozen = jax.tree.map(abstract_on, parts.frozen, of_frozen)
+    return step, (abstract_state(parts, tx, shardings), frozen, batch)
 
 
 def _count(leaves: dict[str, Any]) -> int:

@@ -163,7 +163,7 @@ def _logits(
 def _cache_logits(
     features: Float32[jax.Array, "B D"], cache: CacheModel, classes: int
 ) -> Float32[jax.Array, "B {classes}"]:
-    """Compute logits in blocks of at most `SCORE_BLOCK` affinities."""
+    """A cache's part of the logits, in blocks of at most `SCORE_BLOCK` affinities."""
     count = cache.keys.shape[1]
     size = max(1, min(count, SCORE_BLOCK // max(1, len(features))))
     pad = -count % size
@@ -184,6 +184,12 @@ def _affinities(
     classes: int,
     size: int,
 ) -> Float32[jax.Array, "B {classes}"]:
+    """Tip-Adapter's alpha exp(-beta (1 - cosine)), summed over the keys of each class.
+
+    Args:
+        values: the class of each key; -1 counts for none.
+        size: the number of keys at a time, which divides N.
+    """
     features, highest = unit_norm(features), jax.lax.Precision.HIGHEST
 
     def add(block: jax.Array, total: jax.Array) -> jax.Array:

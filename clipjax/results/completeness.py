@@ -50,6 +50,7 @@ def noted(note: str | None, words: str | None) -> str | None:
 
 
 def stated(rows: Sequence[AnyRow]) -> list[str]:
+    """What there is of each data set that the rows cover in part: "pets: 100 of 500 images"."""
     lines = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
     return [f"{dataset}: {words}" for dataset, words in lines]
 
@@ -72,10 +73,11 @@ def recovered(rows: list[Row], table: Path) -> list[Row]:
     named = zip(("part", "id_part"), (row["dataset"], id_set), held, _samples(row))
     parts = {field: _part(dataset, n, sample, row["skipped"] or 0) for field, dataset, n, sample in named}
     known = [cast(Row, {**each, **parts}) for each in rows]
-    return [_compared(each) for each in known] if any(parts.values()) else known
+    return [_with_words(each) for each in known] if any(parts.values()) else known
 
 
-def _compared(row: Row) -> Row:
+def _with_words(row: Row) -> Row:
+    """The row of a part, of which its references and its protocol say so."""
     words, protocol = in_words(row), row.get("protocol")
     known: list[PublishedReference] = [
         {**one, "note": noted(one["note"], words)} for one in row["reference"] or ()
@@ -97,7 +99,7 @@ def _samples(row: Row) -> tuple[Any, Any]:
 
 
 def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
-    """(images of the data set, of the ID set)."""
+    """How many images the table has of the data set and of the ID set; None if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

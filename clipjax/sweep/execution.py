@@ -149,8 +149,8 @@ def check_same(plan: SweepPlan) -> None:
 
 
 def _stop_at_full_disk(outcome: ItemOutcome) -> None:
-    # All later runs would fail too.
-    if not outcome.ran:
+    """Raise DataError on every process if the disk of one is full: all later runs would fail too."""
+    if not outcome.ran:  # nor do the other processes ask each other then
         return
     failure = outcome.error if _is_full_disk(outcome.error) else None
     failed = failed_process(failure)
@@ -179,8 +179,9 @@ class _Progress:
         job: JobReport | None,
     ) -> None:
         self._tell, self._advance, self._job = tell, advance, job
-        self._of = {id(item): (item.flops, key_name(item.key)) for item in items}
-        self._left = sum(flops for flops, _ in self._of.values())
+        self._flops = {id(item): item.flops for item in items}
+        self._keys = {id(item): key_name(item.key) for item in items}
+        self._left = sum(self._flops.values())
         self._made, self._seconds, self._started = 0, 0.0, 0.0
         self._done, self._failed = 0, list[str]()
 
@@ -190,14 +191,14 @@ class _Progress:
         self._report(item=str(item), item_time=time.time())
 
     def end(self, outcome: ItemOutcome) -> None:
-        """Count an item as ended. The work of a skipped one is taken off and nothing else."""
-        flops = sum(self._of[id(item)][0] for item in outcome.items)
+        """Count items as ended. The work of skipped ones is no longer left, and was not done either."""
+        flops = sum(self._flops[id(item)] for item in outcome.items)
         self._advance(len(outcome.items))
         self._left -= flops
         if outcome.error is None:
             self._done += len(outcome.items)
         else:
-            self._failed += [self._of[id(item)][1] for item in outcome.items]
+            self._failed += [self._keys[id(item)] for item in outcome.items]
         if outcome.ran:
             self._seconds += time.perf_counter() - self._started
             self._made += flops

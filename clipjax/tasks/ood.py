@@ -271,12 +271,18 @@ def _pooled(
 
 
 def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> dict[tuple[str, str], Measure]:
-    """Means over classes, by (measure, score); resamples draw ID images and classes."""
+    """Means over the OOD classes, by (measure, score). Resamples draw ID images and whole classes.
+
+    Args:
+        scores: by name.
+        classes: [M], the class of each OOD image.
+    """
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     names, codes = np.unique(classes, return_inverse=True)
     n, m = (len(side) for side in next(iter(scores.values())))
     statistic = functools.partial(_class_means, rankings, classes)
     draws = _draws(statistic, about, (ID, n), (about.dataset, m), codes)
+    # Without weights a statistic is of the images themselves: one number where B resamples give B.
     return {
         (measure, name): Measure(
             f"class_mean_{measure}",
@@ -299,7 +305,13 @@ def _class_means(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Numbers of the classes, by (measure, score). A class is drawn whole, with its first image's draws."""
+    """Means over the OOD classes of B resamples, float [B], by (measure, score).
+
+    Args:
+        classes: [M], the class of each OOD image.
+        id_weights: [B, N], how often each ID image is drawn; None: once, and B is 1.
+        ood_weights: [B, M], how often each OOD image is drawn, equal for the images of a class.
+    """
     first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
     drawn = None if ood_weights is None else ood_weights[:, first]
     return {
@@ -316,7 +328,14 @@ def _draws(
     second: tuple[str, int],
     clusters: np.ndarray | None = None,
 ) -> dict[Any, np.ndarray]:
-    """Empty if a side has fewer than two units to draw."""
+    """Values of a statistic on resamples; empty if a side has fewer than two units to draw.
+
+    Args:
+        statistic: takes weights of both sides.
+        first: the name and the number of images of the first side.
+        second: the name and the number of images of the second side.
+        clusters: [M], the class of each image of the second side, drawn whole; None: images are drawn.
+    """
     units = second[1] if clusters is None else int(clusters.max()) + 1
     if min(first[1], units) < 2:
         return {}

@@ -83,11 +83,16 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
-    """float64 [N] each: number of captions, `image_*` (sums over captions) and `text_*` numbers."""
+    """What resamples of images add up, float64 [N] each.
+
+    `captions` is the number of an image's captions, `image_*` are sums over these captions, and `text_*` are
+    numbers of the image itself.
+    """
     count = np.array([len(ranks) for ranks in images["image_ranks"]])
     of_images, of_captions = _table(images["image_ranks"], count), _table(images["caption_ranks"], count)
     there = of_images != ABSENT
     sums = {f"image_retrieval_recall@{k}": np.sum(of_images < k, axis=1) for k in KS}
+    # A caption has one right image, so its average precision is 1 / rank; ranks count from 0.
     sums["image_retrieval_map"] = np.sum(1 / (1.0 + of_images), axis=1, where=there)
     sums |= {f"text_retrieval_recall@{k}": found_in_top_k(of_captions, k) for k in KS}
     sums["text_retrieval_map"] = average_precision(of_captions)

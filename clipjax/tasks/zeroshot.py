@@ -85,6 +85,7 @@ def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
 
 
 def _among_the_heads(inputs: ImageInputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
+    """The best of the head's classes for each image, as `Predictions.full` and `Predictions.restricted`."""
     members = np.array(sorted({column for group in projection.groups for column in group}), np.int32)
     n, head = len(inputs.features), inputs.head
     full, restricted = np.empty(n, np.int32), np.empty(n, np.int32)

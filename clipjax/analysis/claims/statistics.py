@@ -162,7 +162,7 @@ def _correlation_difference(
 
 
 def _pool(part: Part, group: ModelSample, against: ModelSample) -> Pool | None:
-    """The pool of a statistic whose numbers are not on a line's scale."""
+    """The pool of a statistic that fits no line: it needs no numbers of images, and perhaps no x."""
     x, y = (
         np.full(len(group.models) + len(against.models), np.nan)
         if column is None

@@ -260,7 +260,7 @@ def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
 
 
 def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
-    """Several parts become columns."""
+    """Draw the legend below the figure. Several parts, such as groups and shapes, get a column each."""
     rows, columns = legend_shape(figure.get_figwidth(), parts)
     blank = Line2D([], [], linestyle="none", label=" ")
     entries: list[Line2D] = []

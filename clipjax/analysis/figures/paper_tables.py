@@ -81,6 +81,7 @@ def _is_own(filled: FilledLine) -> bool:
 
 
 def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str) -> list[FilledLine]:
+    """One line for each model that has rows of it; a line without a model if none has."""
     terms = dict.fromkeys(term for column in line.columns for term in column.terms)
     rows = [
         row
@@ -97,7 +98,7 @@ def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str)
 
 
 def _agrees(row: Row, line: TableLine) -> bool:
-    """Absent keys do not count."""
+    """Whether a row has the line's convention. Keys that the row lacks are not compared."""
     convention = row["convention"]
     return all(convention[key] in _listed(v) for key, v in line.convention.items() if key in convention)
 

@@ -140,8 +140,9 @@ def in_words(cell: ExpectedCell) -> str:
 
 def _kind(row: Row) -> str | None:
     """The kind of fits that the row belongs to; None: it is not compared."""
-    whole = row["origin"] == "measured" and row["value"] is not None and 0 < row["value"] < 1
-    if not whole or not is_whole(row) or (row["metric"], row["slice"]) != ("top1", None):
+    # 0 and 1 have no logit.
+    usable = row["origin"] == "measured" and row["value"] is not None and 0 < row["value"] < 1
+    if not usable or not is_whole(row) or (row["metric"], row["slice"]) != ("top1", None):
         return None
     if LABELS.get(row["dataset"]) != row["convention"].get("label_space"):
         return None

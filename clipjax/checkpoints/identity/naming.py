@@ -117,7 +117,7 @@ def edited(card: Card, where: Path) -> Card:
 
 
 def disowned(card: Card) -> Card:
-    """The card of weights no longer the registered model's: renamed, facts count as stated."""
+    """The card of weights other than the registered model's: it is renamed, its facts count as stated."""
     return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 

@@ -146,6 +146,7 @@ def model_card(model_id: str) -> Card:
     chat = chat_of(row["library"], row["library_arch"])
     if chat is not None:
         unknown["chat.sha256"] = f"its files are in the repository {row['tokenizer']}"
+    is_shipped = file_of(model_id).parent == config_dir()  # else the user's config folder states the facts
     return Card(
         id=model_id,
         arch=arch,
@@ -162,7 +163,7 @@ def model_card(model_id: str) -> Card:
         logit_scale=None,
         logit_bias=None,
         facts={**{name: cells[name] for name in FACTS}, "notes": row["notes"] or None},
-        facts_origin=REGISTRY if file_of(model_id).parent == config_dir() else STATED,
+        facts_origin=REGISTRY if is_shipped else STATED,
         facts_of=model_id,
         unknown=unknown,
         classes=_classes(row, unknown),

@@ -43,7 +43,13 @@ def show(
     all_metrics: bool = False,
     before: Mapping[str, str] = EMPTY,
 ) -> None:
-    """`folder`: that of these results; `before`: as `runs_before`, from before these runs."""
+    """Print notes on the runs to stderr, then their numbers or JSON to stdout.
+
+    Args:
+        folder: the folder of these results.
+        all_metrics: numbers that are not usual too.
+        before: as `runs_before`, from before these runs.
+    """
     from clipjax.results.completeness import stated
 
     rows = [row for result in results for row in result.rows]
@@ -52,7 +58,7 @@ def show(
         _say_skipped(result.stats.skipped)
     for line in stated(rows):
         say(f"not the whole data set: {line}", err=True)
-    _say_told([result.rows for result in results], folder)
+    _say_resolution([result.rows for result in results], folder)
     say_waiting([result.stats for result in results])
     if as_json:
         say(json.dumps(rows, indent=2))
@@ -104,8 +110,8 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
         say(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
 
 
-def _say_told(runs: Sequence[Sequence[Row]], folder: Path) -> None:
-    """Print which differences the samples among the runs can tell."""
+def _say_resolution(runs: Sequence[Sequence[Row]], folder: Path) -> None:
+    """Print how small a difference the samples among the runs can show."""
     if sampled := [rows for rows in runs if rows and rows[0]["sample"]]:
         from clipjax.evaluation.comparison.sample_power import told_by_runs
 

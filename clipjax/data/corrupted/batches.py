@@ -57,6 +57,17 @@ class CorruptedStack:
         self._opener, self._recipe = opener, recipe
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """One batch of pixels from images that were read.
+
+        Args:
+            elements: `row`, the number of an image or -1; `source`, the image, None if there is none to
+                corrupt; `failed`, why it could not be read, or None.
+
+        Returns:
+            pixels: uint8 [B, S, S, 3], zeros where there is no image.
+            row: int32 [B], -1 where there is no image.
+            failed: (row, reason) of each image that could not be read or corrupted.
+        """
         side = self._recipe.image_size
         pixels = np.zeros((len(elements), side, side, 3), np.uint8)
         rows = np.full(len(elements), -1, np.int32)

@@ -175,7 +175,11 @@ class PackedOpener:
         return PackedOpener(self.shards.select(rows), tuple(self.sha256[i] for i in rows))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        """Raises DataError at the first image that differs from what was packed."""
+        """The SHA-256 of each image's bytes, read again.
+
+        Raises:
+            DataError: an image differs from what was packed; names the first.
+        """
         digests = self.shards.content_digests(progress)
         for i, (digest, packed) in enumerate(zip(digests, self.sha256)):
             if digest != packed:

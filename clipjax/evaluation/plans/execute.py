@@ -154,6 +154,7 @@ class _Runner:
         return [each for each, is_known in known if not is_known], [self.passed(passed)] if passed else []
 
     def passed(self, items: Sequence[Item], error: Exception | None = None) -> ItemOutcome:
+        """The outcome of items that do not run: they have results, or `error` prevents them."""
         self.number += len(items)
         self.record(items, error)
         return _logged(ItemOutcome(items, error=error, ran=False))
@@ -175,7 +176,7 @@ class _Runner:
         return _of_first([done.has_all(each) for each in found])
 
     def load(self, found: Sequence[ResolvedItem]) -> list[ItemOutcome]:
-        """Load the model of all these; returns their outcome if it cannot be loaded."""
+        """Load the one model of these items; returns their outcome if it cannot be loaded, else nothing."""
         if not found:
             return []
         items = [each.item for each in found]

@@ -140,7 +140,7 @@ def share_of_all(
     Raises:
         ValueError: fewer than `FEWEST` images, all N, or no helper whose answers vary.
     """
-    telling = min(int(right.sum()), int((~right).sum()))
+    telling = min(int(right.sum()), int((~right).sum()))  # the images of the rarer answer
 
     def interval_of(value: float, images: float, level: float) -> Interval:
         return wilson(value * images, images, level)
@@ -159,7 +159,7 @@ def difference_of_all(
 ) -> tuple[CorrectedEstimate, CorrectedEstimate]:
     """As `share_of_all`, of the share that the second model has right less that of the first."""
     difference = second.astype(float) - first
-    telling = int(np.abs(difference).sum())
+    telling = int(np.abs(difference).sum())  # the images that one of the two alone has right
 
     def interval_of(value: float, images: float, level: float) -> Interval:
         discordance = max(telling / len(difference), abs(value))

@@ -146,7 +146,10 @@ def _depthwise(
         padded = jnp.pad(x, ((0, 0), height, width, (0, 0)))
 
         def of_pixel(index: Array) -> Array:
-            """Gradients of one pixel of the kernel, [B, C]: the sum over images, and devices, is last."""
+            """The gradient of one pixel of the kernel for each image, [B, C].
+
+            The sum over images comes after the loop: they may be on several devices, which add up once.
+            """
             i, j = index // size, index % size
             return (jax.lax.dynamic_slice(padded, (0, i, j, 0), dy.shape) * dy).sum((1, 2))
 

@@ -30,10 +30,13 @@ def shapes_only() -> Iterator[None]:
 
 
 def _undrawn(make: Callable[..., Initializer]) -> Callable[..., Initializer]:
+    """`make`, whose initialisers return zeros within `shapes_only`."""
+
     @functools.wraps(make)
     def made(*args: Any, **options: Any) -> Initializer:
         draw = make(*args, **options)
 
+        # JAX's protocol has `out_sharding`; no call here names one.
         def init(key: Any, shape: Any, dtype: Any = float, out_sharding: Any = None) -> Any:
             return jnp.zeros(shape, dtype) if _SHAPES_ONLY.get() else draw(key, shape, dtype)
 

@@ -27,7 +27,7 @@ from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.verification.crosscheck.side import SideOutputs
 from clipjax.verification.verify import differences, incomparable, tolerance_of
 
-TIE = 1e-5
+TIE = 1e-5  # a margin / the largest score of the image
 WORST = 8  # at most this many named in the record and on the sheet
 EMBEDDING, LOGITS, FEATURES = (
     "image_embedding",
@@ -65,7 +65,14 @@ class StageComparison:
 
 @dataclass(frozen=True)
 class Flip:
-    """An image with another prediction; the margin is in the reference's scores."""
+    """An image that the two sides predict differently.
+
+    Attributes:
+        ours: the class that clipjax predicts.
+        theirs: the class that the reference predicts.
+        margin: the reference's score of `theirs` less its score of `ours`.
+        tie: whether the margin is within `TIE`.
+    """
 
     id: str
     ours: str
@@ -101,7 +108,7 @@ def compare(
 
 
 def find_flips(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) -> tuple[Flip, ...]:
-    """Largest margin first."""
+    """The images that the two sides predict differently, the largest margin first."""
     space = subject.data.label_space
     assert space is not None
     flips = []

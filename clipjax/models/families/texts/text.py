@@ -152,6 +152,7 @@ class TextTransformer(nnx.Module):
     def finish(self, memory: Memory, rest: Rest, mode: Mode) -> Float[Array, "B E"]:
         """See `clipjax.models.network.Network.finish_texts`."""
         count, length = rest.ids.shape
+        # A token of the rest sees the beginning's tokens that its text has, then those of the rest before it.
         earlier = jnp.arange(memory[0].shape[2]) < rest.start[:, None, None, None]
         masks = [earlier, attention.causal(length)]
         visible = jnp.concatenate(
