@@ -24,7 +24,8 @@ from clipjax.commands.shared.output import answering, say
 from clipjax.config import with_folders
 from clipjax.devices import signals
 from clipjax.entry_points import CONFIGS_VARIABLE
-from clipjax.errors import ClipjaxError, unknown_name
+from clipjax.errors import ClipjaxError
+from clipjax.guards import known_name
 from clipjax.progress import LEVELS, set_level
 from clipjax.registry import Registry
 from clipjax.results.escaping import terminal
@@ -138,8 +139,7 @@ def _begin(
 
 
 def _set_level(context: typer.Context, level: str) -> None:
-    if level not in LEVELS:
-        raise unknown_name("log level", level, list(LEVELS))
+    known_name("log level", level, LEVELS)
     set_level(level)
     if level == "debug":
         logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 
-from clipjax.errors import UsageError
+from clipjax.errors import UsageError, unknown_name
 
 
 def at_least(bound: str, value: float, least: float, error: type[Exception] = UsageError) -> None:
     """Refuse a number below `least`; `bound` begins the sentence: "the limit must be at least 1 image"."""
     if value < least:
         raise error(f"{bound}, not {value}")
+
+
+def known_name(kind: str, name: object, known: Collection[str], *, shown: int = 12) -> None:
+    """Refuse a name that is not among the `known`, as `clipjax.errors.unknown_name`."""
+    if name not in known:
+        raise unknown_name(kind, str(name), list(known), shown=shown)
 
 
 def multiple_of(

@@ -4,8 +4,8 @@
     .venv/bin/python tests/_refusals.py FOLDER    # prints those of another checkout
 
 A line is `Error: message`, with {} for what is filled in, or `helper: texts` for `raise helper(...)` and for
-calls of `clipjax.guards`. It does not name the file, so moving code changes nothing. A `Registry` that takes
-plug-ins refuses unknown names.
+calls of `clipjax.guards` (of `known_name`: the `unknown_name` that it raises). It does not name the file, so
+moving code changes nothing. A `Registry` that takes plug-ins refuses unknown names.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def _of_file(path: Path) -> Iterator[str]:
             if name == "Registry":
                 yield from _of_registry(node)
             if node in raised or name.endswith("Error") or name in GUARDS:
+                name = "unknown_name" if name == "known_name" else name
                 for texts in product(*(_texts(argument) for argument in node.args)):
                     message = "; ".join(texts) if name.endswith("Error") else "; ".join(_said(texts))
                     if any(letter.isalpha() for letter in message):

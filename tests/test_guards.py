@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clipjax.errors import DataError, UsageError
-from clipjax.guards import at_least, groups_in, multiple_of
+from clipjax.guards import at_least, groups_in, known_name, multiple_of
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,17 @@ def test_guards(
     assert str(refusal.value) == sentence
     with pytest.raises(DataError, match=r"^f\.toml: "):
         guard(f"f.toml: {refuses[0]}", *refuses[1:], error=DataError)
+
+
+def test_known_names() -> None:
+    frames = {"pandas": 1, "polars": 2}
+    known_name("frame", "polars", frames)
+    with pytest.raises(UsageError, match=r"^unknown frame 'panda'; did you mean pandas\?$"):
+        known_name("frame", "panda", frames)
+    with pytest.raises(UsageError, match=r"^unknown frame '3'; known: pandas, polars$"):
+        known_name("frame", 3, frames)
+    with pytest.raises(UsageError, match=r"^unknown frame '3'; known: pandas and 1 more$"):
+        known_name("frame", 3, frames, shown=1)
 
 
 def test_groups_of_a_regular_expression() -> None:

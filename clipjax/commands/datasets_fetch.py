@@ -14,7 +14,8 @@ import typer
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import AcceptOption, JsonOption, SourceOption
 from clipjax.commands.shared.output import announce, print_table, say
-from clipjax.errors import DataError, UsageError, counted, unknown_name
+from clipjax.errors import DataError, UsageError, counted
+from clipjax.guards import known_name
 
 if TYPE_CHECKING:
     from clipjax.data.card_files import CardFile
@@ -148,8 +149,7 @@ def check_accepted(accepted: Sequence[str], bundles: Sequence[Bundle]) -> None:
     """Raises UsageError if `--accept` names a data set that is not fetched."""
     known = {"all"}.union(*(_names(bundle) for bundle in bundles))
     for name in accepted:
-        if name not in known:
-            raise unknown_name("data set in --accept", name, sorted(known))
+        known_name("data set in --accept", name, sorted(known))
 
 
 def _names(bundle: Bundle) -> set[str]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from clipjax.config import config_dir
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
 
@@ -75,8 +76,7 @@ def corruptions() -> dict[str, Corruption]:
 
 def find_corruption(name: str) -> Corruption:
     """Raises UsageError for an unknown name."""
-    if name not in corruptions():
-        raise unknown_name("corruption", name, sorted(corruptions()))
+    known_name("corruption", name, sorted(corruptions()))
     return corruptions()[name]
 
 

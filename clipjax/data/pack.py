@@ -32,8 +32,8 @@ from clipjax.data.readers.packed import (
     read_record,
 )
 from clipjax.data.readers.webdataset import CLASSES, split_name, walk_tar
-from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.guards import at_least
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import at_least, known_name
 from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir, is_file
@@ -122,8 +122,7 @@ def pack(
 
 def _check(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:
     """Raises UsageError and DataError as `pack`, for what can be refused before anything is written."""
-    if kind not in KINDS:
-        raise unknown_name("format", kind, list(KINDS))
+    known_name("format", kind, KINDS)
     at_least("a shard holds at least 1 image", images_per_shard, 1)
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to pack")

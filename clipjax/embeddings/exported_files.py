@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.storage.replaced_folder import check_replaceable, written_files
 from clipjax.storage.writing import whole_folder, writing
 
@@ -47,8 +48,7 @@ def check_target(folder: str | Path, form: str) -> Path:
         UsageError: an unknown format, or a URL.
         DataError: as `check_replaceable`.
     """
-    if form not in FORMATS:
-        raise unknown_name("format", form, list(FORMATS))
+    known_name("format", form, FORMATS)
     return check_replaceable(folder, RECORD)
 
 

@@ -28,7 +28,8 @@ from clipjax.embeddings.outside import answered
 from clipjax.embeddings.sets import Embeddings, StoredRows
 from clipjax.embeddings.stored_rows import rows_of
 from clipjax.embeddings.stream import Batch, Order, Stream
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.models.precision import known_precision
 
 OUTPUTS = ("embedding", "features")
@@ -90,8 +91,7 @@ def image_stream(
 ) -> ImageStream:
     """The stream of images that `embed_many` runs."""
     profile = known_precision(precision)
-    if output not in OUTPUTS:
-        raise unknown_name("output", output, list(OUTPUTS))
+    known_name("output", output, OUTPUTS)
     pixels = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
     return ImageStream(model, profile, Compute() if compute is None else compute, pixels, output)
 

@@ -23,10 +23,11 @@ from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import UsageError
 from clipjax.estimates.cycles import CycleEstimate, estimate
 from clipjax.estimates.flops import AbstractForward, forward_of, product_flops
 from clipjax.estimates.hlo import CompiledProgram
+from clipjax.guards import known_name
 from clipjax.models.precision import Precision
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
@@ -118,8 +119,8 @@ def aot_table(
         UsageError: an unknown model or chip, or an environment without the TPU compiler.
     """
     known = load_chips()
-    if unknown := [name for name in chips if name not in known]:
-        raise unknown_name("chip", unknown[0], list(known))
+    for name in chips:
+        known_name("chip", name, known)
     wanted = programs(ids, towers=towers, precisions=precisions)
     use_tpu_compiler()
     for card, tower, precision in wanted:

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 
 from clipjax.checkpoints.model import Model
 from clipjax.devices.sharding import make_mesh
-from clipjax.errors import unknown_name
 from clipjax.estimates import aot
 from clipjax.estimates.aot import Chip, Executable, TowerRow
 from clipjax.estimates.flops import product_flops
 from clipjax.finetune.dry_run import abstract_model, abstract_setup, abstract_step
 from clipjax.finetune.method import Setup
 from clipjax.finetune.recipe import load_recipe
+from clipjax.guards import known_name
 
 # A row's tower -> the recipe.
 STEPS = {"train:cross_entropy": "ce_imagenet", "train:flyp": "flyp_imagenet"}
@@ -38,8 +38,8 @@ def training_table(
         start: the first batch tried, examples of a chip; each that does not fit is halved.
     """
     known = aot.load_chips()
-    if unknown := [name for name in chips if name not in known]:
-        raise unknown_name("chip", unknown[0], list(known))
+    for name in chips:
+        known_name("chip", name, known)
     models = [abstract_model(name) for name in ids]
     aot.use_tpu_compiler()
     for model in models:

@@ -14,10 +14,10 @@ import numpy as np
 
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, load_prompts
-from clipjax.errors import unknown_name
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
 from clipjax.finetune.training.trees import Params
+from clipjax.guards import known_name
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head, logits
 from clipjax.models.outputs import one_layer
@@ -37,8 +37,7 @@ def initial_head(setup: Setup) -> Params:
         DataError: a class without prompts.
     """
     init, model, labels = setup.options["init"], setup.model, setup.train.label_space
-    if init not in INITS:
-        raise unknown_name("init", str(init), list(INITS))
+    known_name("init", init, INITS)
     if init == "zeroshot" or (init == "auto" and model.card.kind == "zero_shot"):
         prompts = load_prompts(setup.recipe.prompts)
         settings = setup.settings

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipjax.config import ConfigFolder, config_files
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 from clipjax.tasks.task_names import TASKS
@@ -76,6 +77,5 @@ def load_suite(name: str | Path) -> FinetuneSuite:
 
 def _shipped(name: str) -> Path:
     known = {name: path for folder in FOLDERS for name, path in config_files(folder).items()}
-    if name not in known:
-        raise unknown_name("suite", name, list(known))
+    known_name("suite", name, known)
     return known[name]

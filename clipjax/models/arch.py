@@ -20,7 +20,8 @@ from typing import Any, Literal, NamedTuple
 
 from clipjax.config import ConfigFolder, config_files
 from clipjax.entry_points import PlugIn, cached
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
 from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
@@ -177,8 +178,7 @@ def load_arch(name: str) -> Arch:
         DataError: not a valid record.
     """
     files = config_files(ConfigFolder.ARCHS)
-    if name not in files:
-        raise unknown_name("architecture", name, list(files))
+    known_name("architecture", name, files)
     path = files[name]
     record = read_toml(path)
     if "name" in record:

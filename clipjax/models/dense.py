@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32
 
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
@@ -49,8 +50,7 @@ class DenseRecipe:
     def __post_init__(self) -> None:
         for name, values in (("layers", Layers), ("attention", Attends), ("positions", GridRule)):
             value = getattr(self, name)
-            if value not in get_args(values):
-                raise unknown_name(name, str(value), list(get_args(values)))
+            known_name(name, value, get_args(values))
 
 
 # Tokens attend to their own image; else as probe3d.

@@ -21,7 +21,8 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float32
 
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.chunks import in_chunks
 from clipjax.models.cut import any_cut
@@ -206,8 +207,7 @@ class Network:
 
     def check_attention(self, attention: Attends) -> None:
         """Raises UsageError if the image tower cannot attend so."""
-        if attention not in get_args(Attends):
-            raise unknown_name("attention", str(attention), list(get_args(Attends)))
+        known_name("attention", attention, get_args(Attends))
         batch_attention = family_of(self.arch.vision).batch_attention
         if attention != "tokens" and not (batch_attention and batch_attention(self.arch.vision)):
             raise UsageError(

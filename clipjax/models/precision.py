@@ -6,7 +6,7 @@ from typing import Literal, cast, get_args
 
 import jax.numpy as jnp
 
-from clipjax.errors import unknown_name
+from clipjax.guards import known_name
 
 # parity: float32, with the highest precision for every product, which is not the default on a TPU.
 # fast: towers and decoders in bfloat16; norms, softmax and what is returned in float32.
@@ -20,13 +20,11 @@ PRECISION_OF: dict[str, Precision] = {"float32": "parity", "bfloat16": "fast"}
 
 def known_precision(name: str) -> Precision:
     """`name`, checked. Raises UsageError."""
-    if name not in get_args(Precision):
-        raise unknown_name("precision", str(name), list(get_args(Precision)))
+    known_name("precision", name, get_args(Precision))
     return cast(Precision, name)
 
 
 def known_dtype(name: str) -> Dtype:
     """`name`, checked. Raises UsageError."""
-    if name not in get_args(Dtype):
-        raise unknown_name("dtype", str(name), list(get_args(Dtype)))
+    known_name("dtype", name, get_args(Dtype))
     return cast(Dtype, name)

@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipjax.errors import unknown_name
+from clipjax.guards import known_name
 from clipjax.results.row import Row
 from clipjax.results.row_table import BATCH, batches, columns, json_texts, nested, schema
 from clipjax.results.tables import as_latex, as_markdown, csv_lines, summary_table
@@ -38,8 +38,7 @@ def write_rows(rows: Sequence[Row], form: str, path: str | Path) -> None:
         UsageError: another form.
         DataError: the file cannot be written, or as `row_table.batches`.
     """
-    if form not in FORMATS:
-        raise unknown_name("format", form, list(FORMATS))
+    known_name("format", form, FORMATS)
     path = as_path(path)
     with writing(path), whole_file(path) as draft, draft.open("wb") as file:
         if form in BINARY:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import UsageError
+from clipjax.guards import known_name
 from clipjax.results.published.references import with_imported
 from clipjax.results.row import Row
 from clipjax.results.row_table import flat_and_nested, json_texts, row_table, schema
@@ -52,8 +53,7 @@ def load_results(
         UsageError: the library of the frame is not installed.
         DataError: the folder is missing or holds no run, or a run in it is damaged.
     """
-    if as_ not in FRAMES:
-        raise unknown_name("frame", as_, list(FRAMES))
+    known_name("frame", as_, FRAMES)
     library = _library(as_)
     store = ResultStore(folder)
     store.check_runs()

@@ -23,6 +23,7 @@ from clipjax.analysis.rows.scales import SCALES
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, counted, unknown_name
+from clipjax.guards import known_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import AtLeast, Between, FilledText, NotEmpty, check_keys, read
 
@@ -138,8 +139,7 @@ class Ledger:
     def claim(self, key: str) -> Claim:
         """Raises UsageError for an unknown key."""
         by_key = {claim.key: claim for claim in self.claims}
-        if key not in by_key:
-            raise unknown_name("claim", key, list(by_key))
+        known_name("claim", key, by_key)
         return by_key[key]
 
 

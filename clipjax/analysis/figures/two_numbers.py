@@ -19,7 +19,8 @@ from clipjax.analysis.rows.cells import RowIndex, Term, term_of
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.scales import check_scale
 from clipjax.data.labels import DEFAULT_PROMPTS
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import UsageError
+from clipjax.guards import known_name
 from clipjax.results.row import metric_name
 
 _OTHERS = Group("others", "Other models", "#56B4E9", "D")  # every model is shown
@@ -109,8 +110,7 @@ def _term(index: RowIndex, text: str, task: str | None) -> Term:
             name = f"{term.dataset}/{metric_name(term.metric, term.slice)}"
             if term not in numbers.setdefault(name, []):
                 numbers[name].append(term)
-    if text not in numbers:
-        raise unknown_name("number", text, sorted(numbers))
+    known_name("number", text, sorted(numbers))
     first, *others = numbers[text]
     if others:
         tasks = ", ".join(sorted(term.task for term in numbers[text]))

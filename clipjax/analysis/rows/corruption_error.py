@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from clipjax.analysis.rows.cells import SHARED, Cell, Column, RowIndex, Term, cells_of
 from clipjax.config import config_dir
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.metrics.corruption_error import corruption_errors
 from clipjax.results.row import Row
 from clipjax.results.tables import as_csv, as_markdown
@@ -87,8 +88,7 @@ def corruption_table(
             "no result row is of ImageNet-C: run `clipjax eval zeroshot` on imagenet_c:KIND:SEVERITY"
         )
     for model in models or ():
-        if model not in index.models:
-            raise unknown_name("model", model, list(index.models))
+        known_name("model", model, index.models)
     cells = cells_of(index, columns, models=models, prompts=prompts, precision=precision)
     return {model: _line(of_model) for model, of_model in cells.items()}
 

@@ -24,7 +24,8 @@ from clipjax.analysis.rows.cells import (
     term_of,
 )
 from clipjax.config import config_dir
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.row import Row
 from clipjax.results.tables import as_csv, as_latex, as_markdown, model_name
@@ -77,8 +78,7 @@ def curation_table(
     if not with_rows:
         raise DataError(_why_none(index, of))
     for model in models or ():
-        if model not in index.models:
-            raise unknown_name("model", model, list(index.models))
+        known_name("model", model, index.models)
         if model not in with_rows:
             terms = sorted({str(term_of(row)) for row in index if model_name(row) == model})
             have = ", ".join(terms[:NAMED])

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.storage.reading import AnyPath, read_tables
 from clipjax.storage.records import FilledText, MatchesPattern, read
 
@@ -68,8 +69,7 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
         DataError: another form than configs/groups.toml; names file, scheme and group.
     """
     tables = _tables(file)
-    if scheme not in tables:
-        raise unknown_name("scheme of groups", scheme, list(tables))
+    known_name("scheme of groups", scheme, tables)
     records, path = tables[scheme]
     if not isinstance(records, list):
         raise DataError(f"{path}: expected [[{scheme}]], one for each group")

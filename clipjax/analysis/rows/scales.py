@@ -18,7 +18,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike
 
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 
 Scale = Literal["probit", "logit", "log", "linear"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -95,8 +96,7 @@ def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> 
 
 
 def check_scale(scale: str) -> None:
-    if scale not in SCALES:
-        raise unknown_name("scale", scale, list(SCALES))
+    known_name("scale", scale, SCALES)
 
 
 def checked(values: ArrayLike, scale: str) -> np.ndarray:

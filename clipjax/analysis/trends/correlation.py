@@ -23,7 +23,7 @@ from clipjax.analysis.trends.resampling import (
     numbered,
 )
 from clipjax.analysis.trends.trends import check_pairs
-from clipjax.errors import unknown_name
+from clipjax.guards import known_name
 
 KINDS = ("spearman", "kendall", "pearson")
 FEWEST = 7
@@ -53,8 +53,7 @@ def correlation(
         UsageError: unknown kind, level outside 0 to 1, or negative `resamples`.
         DataError: a value is not finite, or fewer than two models.
     """
-    if kind not in KINDS:
-        raise unknown_name("correlation", kind, list(KINDS))
+    known_name("correlation", kind, KINDS)
     check_settings(level, resamples)
     across, up = checked(x, "linear"), checked(y, "linear")
     check_pairs(across, up)

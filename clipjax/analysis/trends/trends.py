@@ -35,7 +35,8 @@ from clipjax.analysis.trends.resampling import (
     draw_units,
     numbered,
 )
-from clipjax.errors import DataError, counted, unknown_name
+from clipjax.errors import DataError, counted
+from clipjax.guards import known_name
 
 TOGETHER = 2**20  # models of all draws that are fitted together: a few arrays of 8 MB
 REGRESSION = {"huber": f"Huber's M-estimator, k = {K}, scale MAD about 0", "ols": "least squares"}
@@ -177,8 +178,7 @@ def unfitted(
         UsageError: unknown method or scale, value off its scale, level outside 0 to 1, negative `resamples`.
         DataError: a value is NaN, fewer than two models, or one x.
     """
-    if method not in METHODS:
-        raise unknown_name("regression", method, list(METHODS))
+    known_name("regression", method, METHODS)
     check_settings(level, resamples)
     own, scale_y = np.asarray(x, np.float64), scale if scale_y is None else scale_y
     across, up = transform(own, scale, n_x), transform(y, scale_y, n_y)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import UsageError, unknown_name
+from clipjax.guards import known_name
 from converters.foreign import open_clip_towers, timm_options
 
 
@@ -22,8 +23,7 @@ def library_and_name(text: str) -> tuple[str, str]:
     """
     library, _, name = text.partition(":")
     known = {"open_clip": open_clip_towers.configs, "timm": timm_options.architectures}
-    if library not in known:
-        raise unknown_name("library", library, list(known))
+    known_name("library", library, known)
     names = list(known[library]())
     if name in names:
         return library, name

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.storage.reading import exists, read_json
 from clipjax.storage.remote.buckets import as_path
 
@@ -75,8 +76,7 @@ def model_reference(text: str | Path) -> ModelReference:
 
 def _of_torch(text: str) -> ModelReference:
     library, _, name = text.removeprefix(f"{_TORCH}:").partition(":")
-    if library not in TORCH_LIBRARIES:
-        raise unknown_name("PyTorch library", library, list(TORCH_LIBRARIES))
+    known_name("PyTorch library", library, TORCH_LIBRARIES)
     if not name.strip():
         raise UsageError(
             f"{text}: name the model, torch:{library}:NAME, or a folder in the layout of {library}"

@@ -19,7 +19,8 @@ from clipjax.commands.shared.options import (
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_models, checked, opened
-from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
+from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.guards import known_name
 
 if TYPE_CHECKING:
     from clipjax.analysis.figures.figure_set import FigureResult
@@ -117,8 +118,8 @@ def specs_of(options: AnalyzeOptions) -> list[Spec]:
     from clipjax.analysis.figures.spec import load_spec, spec_names
 
     specs = _distinct([load_spec(name) for name in dict.fromkeys(options.figure or spec_names())])
-    if unknown := [each for each in options.form or () if each not in FORMATS]:
-        raise unknown_name("format", unknown[0], list(FORMATS))
+    for form in options.form or ():
+        known_name("format", form, FORMATS)
     return [replace(spec, highlight=tuple(options.highlight or ())) for spec in specs]
 
 

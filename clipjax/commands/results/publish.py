@@ -12,7 +12,8 @@ from clipjax.commands.results.listing import RowOptions
 from clipjax.commands.shared.exclusions import refuse_without
 from clipjax.commands.shared.options import ResultsOptions
 from clipjax.commands.shared.output import say
-from clipjax.errors import UsageError, counted, unknown_name
+from clipjax.errors import UsageError, counted
+from clipjax.guards import known_name
 
 PLACES = ("hf", "eee")
 
@@ -70,8 +71,7 @@ def publish(options: PublishOptions) -> None:
 
         clipjax results publish eee results --to eee --by "A laboratory"
     """
-    if options.to not in PLACES:
-        raise unknown_name("place", options.to, list(PLACES))
+    known_name("place", options.to, PLACES)
     from clipjax.analysis.publish.every_eval_ever import RELATIONS, Evaluator, records
     from clipjax.analysis.publish.model_cards import benchmark_from, hub_files
     from clipjax.analysis.publish.publishable import publishable
@@ -86,8 +86,7 @@ def publish(options: PublishOptions) -> None:
     elif options.by is None:
         raise UsageError("say who measured the numbers, as Every Eval Ever asks: --by NAME")
     relation = options.relation or "third_party"
-    if relation not in RELATIONS:
-        raise unknown_name("relation", relation, list(RELATIONS))
+    known_name("relation", relation, RELATIONS)
     found = publishable(options.which.rows(options.where.path), measured=options.to == "hf")
     store = ResultStore(options.where.path)
     tables = (lambda run: store.images(run) if store.has_images(run) else None) if options.images else None

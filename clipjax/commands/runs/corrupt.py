@@ -13,7 +13,8 @@ from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import DatasetOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import with_options
-from clipjax.errors import UsageError, counted, unknown_name
+from clipjax.errors import UsageError, counted
+from clipjax.guards import known_name
 
 
 def register(root: typer.Typer) -> None:
@@ -77,8 +78,8 @@ def corrupt(options: CorruptOptions) -> None:
 
     check_names(datasets=(options.dataset,), roots=(options.data,))
     kinds = [name.strip() for name in options.kind.split(",") if name.strip()]
-    if unknown := [name for name in kinds if name not in kind_names()]:
-        raise unknown_name("corruption", unknown[0], kind_names())
+    for kind in kinds:
+        known_name("corruption", kind, kind_names())
     from clipjax.evaluation import corrupted
 
     named = ("dataset", "depth", "depth_kind", "reshading", "frost", "limit", "seed", "on_error")

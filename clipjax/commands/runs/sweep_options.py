@@ -23,7 +23,8 @@ from clipjax.commands.shared.options import (
 from clipjax.commands.shared.records import FieldsOf
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import UsageError
+from clipjax.guards import known_name
 from clipjax.options import AUTO
 from clipjax.results.tracking.tracker import check_trackers
 
@@ -153,8 +154,7 @@ class SweepOptions:
             _ = self.read_suite
 
     def _check_submit(self) -> None:
-        if self.submit not in QUEUES:
-            raise unknown_name("queue", str(self.submit), list(QUEUES))
+        known_name("queue", self.submit, QUEUES)
         beside = {"--collect": self.collect, "--status": self.status, "--shard": self.shard}
         refuse_beside("--submit", {**beside, "--distributed": self.distributed})
         if self.submit == "slurm":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.output import say
 from clipjax.errors import UsageError, unknown_name
+from clipjax.guards import known_name
 
 if TYPE_CHECKING:
     from clipjax.results.row import Row
@@ -125,8 +126,7 @@ def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
     """Raises UsageError, with near names, for a model that the results lack."""
     models = list(dict.fromkeys(known))
     for name in asked:
-        if name not in models:
-            raise unknown_name("model", name, models)
+        known_name("model", name, models)
 
 
 def _shipped_prompts() -> list[str]:

@@ -14,7 +14,8 @@ import PIL.Image
 
 from clipjax.data.pixels.depth_png import depth_values
 from clipjax.data.pixels.preprocess import PixelRecipe, center_crop, open_image, resized_size, to_pixels
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.storage.reading import exists
 
 DepthKind = Literal["inverse", "metric"]
@@ -29,8 +30,7 @@ _METRIC_UNIT, _METRIC_END = 8000, 1.0  # D = v / 8000, measured where it is belo
 
 def check_kind(kind: str) -> None:
     """Raises UsageError."""
-    if kind not in get_args(DepthKind):
-        raise unknown_name("kind of depth", kind, list(get_args(DepthKind)))
+    known_name("kind of depth", kind, get_args(DepthKind))
 
 
 def prepared_depth(

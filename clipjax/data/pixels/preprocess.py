@@ -20,7 +20,8 @@ import numpy as np
 import PIL.Image
 
 from clipjax.data.pixels.limits import MAX_PIXELS, check_bytes
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.storage.image_formats import image_header
 
 ResizeMode = Literal["shortest", "longest", "squash", "letterbox"]
@@ -79,8 +80,7 @@ class PixelRecipe:
             ("crop", self.crop, get_args(Crop)),
             ("way to decode", self.decode, get_args(Decode)),
         ):
-            if name not in known:
-                raise unknown_name(kind, name, list(known))
+            known_name(kind, name, known)
         if self.image_size < 1 or self.resize_size < 1 or self.pre_crop < 0:
             raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
         if (self.resize_mode == "letterbox") != (self.fill is not None):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipjax.config import config_dir
-from clipjax.errors import unknown_name
+from clipjax.guards import known_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
@@ -59,7 +59,6 @@ def template_names() -> list[str]:
 
 def image_prompt(name: str) -> ImagePrompt:
     """Raises UsageError for an unknown name, DataError for a damaged file."""
-    if name not in template_names():
-        raise unknown_name("chat template", name, template_names())
+    known_name("chat template", name, template_names())
     path = config_dir() / "chat_templates" / f"{name}.toml"
     return read(ImagePrompt, read_toml(path), path)

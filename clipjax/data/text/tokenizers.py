@@ -25,7 +25,8 @@ from tokenizers.models import BPE
 
 from clipjax.config import config_dir
 from clipjax.data.text import vocabularies
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 
 _OPENAI = "openai_bpe"
 START, END = "<start_of_text>", "<end_of_text>"
@@ -70,8 +71,7 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
     known_tokenizer(name)
     if clean is None:
         clean = "lower" if name == _OPENAI else vocabularies.rules()[name].clean
-    if clean not in _CLEANINGS:
-        raise unknown_name("text cleaning", clean, list(_CLEANINGS))
+    known_name("text cleaning", clean, _CLEANINGS)
     if context_length < 2:
         raise UsageError(f"context_length is {context_length}; start and end of text alone take 2")
     sha256 = hashlib.sha256(_merges_file()).hexdigest() if name == _OPENAI else None
@@ -87,8 +87,7 @@ def vocab_size(name: str) -> int:
 def known_tokenizer(name: str) -> str:
     """The name. Raises UsageError for an unknown one, with the nearest."""
     known = [_OPENAI, *vocabularies.rules()]
-    if name not in known:
-        raise unknown_name("tokenizer", name, known)
+    known_name("tokenizer", name, known)
     return name
 
 

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
 from clipjax.evaluation.comparison.paired_numbers import Numbers, differences, values_of
 from clipjax.evaluation.comparison.run_pairs import RunAddress, RunFilter, pairs_of
 from clipjax.evaluation.request import Request
+from clipjax.guards import known_name
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for, weighted_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.uncertainty.paired import holm
@@ -173,8 +174,7 @@ def _check_metrics(metrics: Sequence[str], pairs: list[_Pair], left_out: Mapping
     for name in metrics:
         if name not in known and name in left_out:
             raise DataError(f"{name} cannot be compared: {left_out[name]}")
-        if name not in known:
-            raise unknown_name("metric", name, sorted(known))
+        known_name("metric", name, sorted(known))
 
 
 def _comparison(

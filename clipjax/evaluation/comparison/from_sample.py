@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clipjax.errors import DataError, UsageError, some_of, unknown_name
+from clipjax.errors import DataError, UsageError, some_of
 from clipjax.evaluation.comparison.alike_runs import WAY_OF, on_same_images, ways_of
 from clipjax.evaluation.comparison.ranking import answers_of, by_place, measured_rows, rows_of
 from clipjax.evaluation.comparison.run_pairs import OPTIONS, RunFilter
+from clipjax.guards import known_name
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.difference_estimator import (
     CorrectedEstimate,
@@ -149,8 +150,7 @@ def estimates_from_sample(
     rows = rows_of(measured_rows(store), metric, {"task": tasks, "dataset": datasets})
     known = sorted({model_name(row) for row in rows})
     for name in (model, *([] if minus is None else [minus]), *helpers):
-        if name not in known:
-            raise unknown_name(f"model with {metric}", name, known)
+        known_name(f"model with {metric}", name, known)
     how = _How(tuple(helpers), choice or RunFilter(), level, seed)
     targets = (model,) if minus is None else (minus, model)
     found, not_estimated = [], {}

@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from clipjax.analysis.rows.model_ranking import ModelRanking, Place, RankedModel
 from clipjax.analysis.rows.pivot import better_end
-from clipjax.errors import DataError, UsageError, counted, unknown_name
+from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.comparison.alike_runs import LazyColumns, alike, met, on_same_images
 from clipjax.evaluation.comparison.run_pairs import RunFilter
+from clipjax.guards import known_name
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import LEVEL
 from clipjax.metrics.uncertainty.ranks import FEWEST, PairedMeans, RankLimits, decide_ranks, paired_means
@@ -205,14 +206,12 @@ def measured_rows(store: ResultStore) -> list[Row]:
 def rows_of(rows: Sequence[Row], metric: str, wanted: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows of the metric, of the wanted models, tasks and data sets."""
     names = {metric_name(row["metric"], row["slice"]) for row in rows}
-    if metric not in names:
-        raise unknown_name("metric", metric, sorted(names))
+    known_name("metric", metric, sorted(names))
     rows = [row for row in rows if metric_name(row["metric"], row["slice"]) == metric]
     for field, names in wanted.items():
         known = {_named(row, field) for row in rows}
         for name in names:
-            if name not in known:
-                raise unknown_name(f"{field} with {metric}", name, sorted(known))
+            known_name(f"{field} with {metric}", name, sorted(known))
         asked = set(names) or known
         rows = [row for row in rows if _named(row, field) in asked]
     return rows

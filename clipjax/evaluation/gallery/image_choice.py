@@ -20,6 +20,7 @@ import pyarrow as pa
 from clipjax.data.manifest import sample_ranks
 from clipjax.errors import DataError, UsageError, counted, some_of, unknown_name
 from clipjax.evaluation.gallery.model_answers import AnsweredSet, ModelAnswers
+from clipjax.guards import known_name
 
 VALUES = 40  # at most this many values of a column make groups
 NAMED = 12  # at most this many columns are named in a message
@@ -89,8 +90,7 @@ def groups_of(
 def check_shows(shows: Sequence[str]) -> None:
     """Raises UsageError for an unknown kind of group."""
     for show in shows:
-        if show not in SHOWS:
-            raise unknown_name("--show", show, list(SHOWS))
+        known_name("--show", show, SHOWS)
 
 
 class _Candidates(NamedTuple):

@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from clipjax.analysis.diff.differences import how
 from clipjax.data.cards import is_registered, label_spaces, read_card
-from clipjax.errors import ClipjaxError, DataError, UsageError, some_of, unknown_name
+from clipjax.errors import ClipjaxError, DataError, UsageError, some_of
 from clipjax.evaluation.comparison.alike_runs import alike
 from clipjax.evaluation.comparison.run_pairs import RunFilter
+from clipjax.guards import known_name
 from clipjax.results.data_sets import images_of, recorded_name, with_distinct_names
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.runs.stored_runs import runs_named
@@ -164,11 +165,9 @@ def _chosen(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str])
     """The runs of one task of each data set."""
     known = dict.fromkeys(run.row["dataset"] for run in runs)
     for name in datasets:
-        if name not in known:
-            raise unknown_name("data set that the models share", name, sorted(known))
+        known_name("data set that the models share", name, sorted(known))
     for name in tasks:
-        if name not in {run.row["task"] for run in runs}:
-            raise unknown_name("task that the models share", name, sorted({run.row["task"] for run in runs}))
+        known_name("task that the models share", name, sorted({run.row["task"] for run in runs}))
     if not known:
         raise DataError("the models have no task and data set in common: evaluate them on the same images")
     if not datasets and len(known) > 1:

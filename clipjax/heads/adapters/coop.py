@@ -22,7 +22,8 @@ from jaxtyping import Float, Float32, Int, Int32
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace
 from clipjax.embeddings.texts import CHUNK, stored, text_key
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import known_name
 from clipjax.heads.adapters.base import adapter_digest
 from clipjax.heads.build import logit_scale
 from clipjax.heads.head import Head
@@ -72,8 +73,7 @@ def class_prompts(
         UsageError: an unknown position, or a text tower that takes no vectors.
         DataError: a prompt longer than the tower's context; names the class.
     """
-    if position not in get_args(Position):
-        raise unknown_name("position", position, list(get_args(Position)))
+    known_name("position", position, get_args(Position))
     network = _network(model)
     network.check_embedded()
     tokenizer, tower = model.tokenizer, network.arch.text

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 from clipjax.config import config_dir
 from clipjax.data.cards import read_card
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.results.published.models import facts
 from clipjax.results.published.references import FIELDS, Score, scores, sources
 from clipjax.storage.reading import is_dir, is_file, read_csv
@@ -124,8 +125,7 @@ class _Table:
 
 
 def _tables(source: str, path: Path) -> dict[str, _Table]:
-    if source not in readable_sources():
-        raise unknown_name("source", source, readable_sources())
+    known_name("source", source, readable_sources())
     files = _files(source)
     folder, wanted = (path, files) if is_dir(path) else (path.parent, [path.name])
     there = [name for name in wanted if name in files and is_file(folder / name)]

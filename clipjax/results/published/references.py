@@ -15,7 +15,8 @@ from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.data.card_files import CardFile
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
+from clipjax.guards import known_name
 from clipjax.results.completeness import in_words, noted
 from clipjax.results.row import AnyRow, Fields, PublishedReference, Row
 from clipjax.storage.reading import read_csv, read_toml
@@ -86,8 +87,7 @@ def files_of(source: str) -> tuple[CardFile, ...]:
         DataError: a wrong file.
     """
     known = [name for name, record in sources().items() if "files" in record]
-    if source not in known:
-        raise unknown_name("source", source, known)
+    known_name("source", source, known)
     where = f"reference_sources.toml: {source}: files"
     return tuple(read(CardFile, record, where) for record in sources()[source]["files"])
 

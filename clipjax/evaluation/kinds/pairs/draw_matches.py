@@ -19,12 +19,12 @@ from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import PairSet
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import UsageError
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.pairs.pairs import PairSubject, not_applicable, pairs_of, resolve
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.request import Request
-from clipjax.guards import at_least
+from clipjax.guards import at_least, known_name
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, PairMatcher, limits_of
 
 UNITS = {"3d": " m", "2d": " px", "pck": " of the larger side of the box"}
@@ -97,8 +97,7 @@ def _subject(model: Encoder, data: Dataset, request: Request) -> PairSubject:
 def _rows(pairs: PairSet, names: Sequence[str]) -> list[int]:
     ids = list(pairs.ids)
     for name in names:
-        if name not in ids:
-            raise unknown_name("pair", name, ids, shown=3)
+        known_name("pair", name, ids, shown=3)
     return [ids.index(name) for name in names] or [0]
 
 
