@@ -16,9 +16,12 @@ from clipjax.errors import ClipjaxError, DataError, some_of, type_and_line
 from clipjax.finetune.training.point_files import damage
 from clipjax.finetune.training.resume import quiet_orbax
 from clipjax.gates.checkpoints import OPEN_CLIP, FoundCheckpoint
+from clipjax.gates.resume_points import check_base, training_record, with_head
+from clipjax.models.outputs import as_built
 from converters.engine import flatten, nest
 
 PARAMS, STATISTICS = "params", "statistics"  # of a state of training
+HEAD = "head"
 
 
 def as_model(found: FoundCheckpoint, like: Model, folder: Path) -> Path:
@@ -59,26 +62,53 @@ def _check_zip(path: Path) -> None:
 def _of_tree(path: Path, like: Model) -> Model:
     if wrong := damage(path):  # of clipjax's own resume points
         raise DataError(wrong)
+    items = [item for item in (path, *sorted(path.iterdir())) if (item / "_METADATA").is_file()]
+    record, names = training_record(path), {name for item in items for name in _params(_tree(item))}
+    if record is not None and HEAD in names:
+        if names == {HEAD}:
+            check_base(like, record)
+        like = with_head(like, record)
     own = flatten(like.params)
-    for item in (path, *sorted(path.iterdir())):
-        if (item / "_METADATA").is_file() and (leaves := _leaves(item, own)):
-            return like.with_params(nest({**own, **leaves}))
+    for item in items:
+        if leaves := _leaves(item, own):
+            params = nest({**own, **leaves})
+            head = {HEAD: as_built(like.card.arch, params[HEAD])} if HEAD in params else {}
+            return like.with_params({**params, **head})
+    if record is not None and names and not names & like.params.keys():
+        raise DataError(
+            f"it is a resume point of {record.method}, which trains {some_of(sorted(names), 3)} beside a "
+            "model: watch the folder in which its models appear (--out of clipjax finetune)"
+        )
     raise DataError(
         f"no tree in it called params has leaves of {like.card.arch.name} alone, such as "
         f"{some_of(sorted(own), 2)}: name a model of its architecture with --like, or watch the models"
     )
 
 
-def _leaves(item: Path, own: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The leaves of the tree's params and BatchNorm's statistics, on the host, or {}."""
+def _tree(item: Path) -> Any:
+    """The description of an item's tree."""
     import orbax.checkpoint as ocp
 
     with quiet_orbax(), ocp.PyTreeCheckpointer() as reader:
         metadata: Any = reader.metadata(item)
-        whole = metadata.item_metadata.tree
-        wanted = _wanted(whole, {key: np.shape(leaf) for key, leaf in own.items()})
-        if not wanted:
-            return {}
+        return metadata.item_metadata.tree
+
+
+def _params(tree: Any) -> list[str]:
+    """The first names in a tree's params."""
+    params = tree.get(PARAMS) if isinstance(tree, Mapping) else None
+    return list(params) if isinstance(params, Mapping) else []
+
+
+def _leaves(item: Path, own: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The leaves of the tree's params and BatchNorm's statistics, on the host, or {}."""
+    import orbax.checkpoint as ocp
+
+    whole = _tree(item)
+    wanted = _wanted(whole, {key: np.shape(leaf) for key, leaf in own.items()})
+    if not wanted:
+        return {}
+    with quiet_orbax(), ocp.PyTreeCheckpointer() as reader:
         kinds = _as_numpy(wanted, ocp.RestoreArgs(restore_type=np.ndarray))
         how = ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
         tree: Any = reader.restore(item, args=how)

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import load_model
 from clipjax.cli import app
+from clipjax.data.labels import load_labels
 from clipjax.errors import DataError, Interrupted
+from clipjax.finetune.training.step import TrainState
 from clipjax.gates import gate as gates
 from clipjax.gates.checkpoint_model import as_model
 from clipjax.gates.checkpoints import checkpoints_in
@@ -129,6 +131,88 @@ def test_an_optimiser_s_moments_are_no_weights(tmp_path, pinned, name):
     [found] = checkpoints_in(tmp_path / "run", 0)
     with pytest.raises(DataError, match="no tree in it called params has leaves of tiny16 alone"):
         as_model(found, pinned, tmp_path / "model")
+
+
+def resume_point(folder, params, method, classes="demo_video", base_sha256=""):
+    """A resume point as `clipjax finetune` writes it."""
+    import orbax.checkpoint as ocp
+
+    state = TrainState(np.int32(1), params, {}, {"mu": params}, np.zeros(2, np.uint32))
+    labels = load_labels(classes)
+    record = {"method": method, "base": "one", "base_sha256": base_sha256, "classes": labels.digest}
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        identity=ocp.args.JsonSave({**record, "train.classes": labels.name}),
+    )
+    with ocp.CheckpointManager(folder) as manager:
+        manager.save(1, args=items)
+        manager.wait_until_finished()
+    [found] = checkpoints_in(folder, 0)
+    return found
+
+
+def a_head(classes=4, seed=0):
+    kernel = np.random.default_rng(seed).normal(size=(16, classes)).astype(np.float32)
+    return {"kernel": kernel, "bias": np.arange(classes, dtype=np.float32)}
+
+
+def test_a_resume_point_of_cross_entropy_is_a_classifier(tmp_path, pinned):
+    """Of the tower that it trained, over the classes of its images."""
+    params = {"vision": scaled(pinned, 2)["vision"], "head": a_head()}
+    found = resume_point(tmp_path / "run", params, "cross_entropy")
+    tuned = load_model(as_model(found, pinned, tmp_path / "model"))
+    assert (tuned.card.kind, tuned.card.classes) == ("classifier", "demo_video")
+    assert tuned.card.arch.num_classes == 4
+    for one, other in zip(jax.tree.leaves(tuned.params), jax.tree.leaves(params)):
+        np.testing.assert_array_equal(one, other)
+    assert tuned.card.normalize_features
+
+
+def test_a_resume_point_of_a_probe_needs_its_own_base(tmp_path, pinned, gate_world):
+    base = pinned.card.weights.identity
+    found = resume_point(tmp_path / "run", {"head": a_head()}, "linear_probe", base_sha256=base)
+    tuned = load_model(as_model(found, pinned, tmp_path / "model"))
+    np.testing.assert_array_equal(tuned.params["head"]["kernel"], a_head()["kernel"])
+    for one, other in zip(*(jax.tree.leaves(each.params["vision"]) for each in (tuned, pinned))):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(DataError, match="trained the head alone, on the tower of one, and two has other"):
+        as_model(found, load_model(gate_world / "models" / "two"), tmp_path / "other")
+
+
+def test_a_resume_point_of_classes_without_names(tmp_path, pinned):
+    """A classifier of these classes has them; the same number of other classes is not enough."""
+    params = {"vision": pinned.params["vision"], "head": a_head()}
+    found = resume_point(tmp_path / "run", params, "lp_ft")
+    classifier = load_model(as_model(found, pinned, tmp_path / "model"))
+    record = tmp_path / "run" / "1" / "identity" / "metadata"
+    record.write_text(record.read_text().replace("demo_video", "mine"))
+    with pytest.raises(DataError, match=r"lp_ft trained a head over mine, .*: name a classifier of them"):
+        as_model(found, pinned, tmp_path / "none")
+    again = load_model(as_model(found, classifier, tmp_path / "again"))
+    np.testing.assert_array_equal(again.params["head"]["kernel"], params["head"]["kernel"])
+    record.write_text(record.read_text().replace(load_labels("demo_video").digest, "0" * 64))
+    with pytest.raises(DataError, match="lp_ft trained a head over mine"):
+        as_model(found, classifier, tmp_path / "other")
+
+
+def test_a_resume_point_of_an_adapter_names_what_to_watch(tmp_path, pinned):
+    found = resume_point(tmp_path / "run", {"lora": {"vision": a_head()}}, "lora")
+    with pytest.raises(DataError, match=r"of lora, which trains lora beside a model: watch the folder in"):
+        as_model(found, pinned, tmp_path / "model")
+
+
+def test_a_folder_with_the_reference_alone(run, tmp_path, gate_world):
+    shutil.copytree(gate_world / "models" / "one", tmp_path / "run" / "seed0" / "model")
+    result = run()
+    assert isinstance(result.exception, DataError)
+    assert "no checkpoint to judge: seed0 has the reference's own weights" in str(result.exception)
+    assert "no finished checkpoint" not in str(result.exception)
+
+
+def test_a_folder_with_other_files(run, tmp_path):
+    (tmp_path / "run" / "weights.bin").write_bytes(b"any")
+    result = run()
+    assert "or a folder with card.json; there are weights.bin" in str(result.exception)
 
 
 def test_another_architecture(tmp_path, pinned, gate_world):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -15,11 +16,14 @@ from clipjax.commands.gates.gate_options import PANELS, Conditions, GateOptions,
 from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.records import with_options
 from clipjax.devices import signals
-from clipjax.errors import DataError
+from clipjax.errors import DataError, some_of
 
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
     from clipjax.gates.watch import Watch
+
+
+NAMED = 4  # files that a message names
 
 
 def register(app: typer.Typer) -> None:
@@ -81,10 +85,11 @@ def watch(options: WatchOptions) -> None:
         gate, options.folder, None if options.like is None else as_model(options.like), options.settle
     )
     compute = shared.compute()
-    problems = _look(watched, compute, shared.as_json)
+    problems, own = _look(watched, compute, shared.as_json)
     while not options.once and not _is_over(watched, compute):
         time.sleep(options.every)
-        problems += _look(watched, compute, shared.as_json)
+        for seen, more in zip((problems, own), _look(watched, compute, shared.as_json)):
+            seen += more
     signals.done()
     history = gate.history(compute)
     if shared.as_json:
@@ -92,20 +97,24 @@ def watch(options: WatchOptions) -> None:
     if problems:
         raise DataError(problems[0])
     if not history.judged:
-        raise DataError(_nothing(watched))
+        raise DataError(_nothing(watched, own))
     raise_unless_passed(history.judged[-1])
 
 
-def _look(watched: Watch, compute: Compute, as_json: bool) -> list[str]:
-    """Judge what is new. Returns why checkpoints could not be read."""
-    problems = []
+def _look(watched: Watch, compute: Compute, as_json: bool) -> tuple[list[str], list[str]]:
+    """Judge what is new.
+
+    Returns why checkpoints could not be read, and the names of those with the reference's own weights.
+    """
+    problems, own = [], []
     for each in watched.step(compute):
         if each.judgement is not None and not as_json:
             show(each.judgement, is_new=each.is_new)
         elif each.problem:
             announce(each.problem)
             problems += [] if each.is_reference else [each.problem]
-    return problems
+            own += [each.name] if each.is_reference else []
+    return problems, own
 
 
 def _is_over(watched: Watch, compute: Compute) -> bool:
@@ -113,10 +122,18 @@ def _is_over(watched: Watch, compute: Compute) -> bool:
     return planned is not None and len(watched.gate.history(compute).judged) >= planned
 
 
-def _nothing(watched: Watch) -> str:
+def _nothing(watched: Watch, own: Sequence[str]) -> str:
+    """Why nothing was judged; `own`: checkpoints with the reference's own weights."""
     waiting = [f"{each.path.name} ({each.unfinished})" for each in watched.unfinished()]
-    rest = f"; not finished: {', '.join(waiting)}" if waiting else ""
+    rest = f"; not finished: {some_of(waiting, NAMED)}" if waiting else ""
+    if own:
+        return (
+            f"{watched.folder} has no checkpoint to judge: {some_of(own, NAMED)} has the reference's own "
+            f"weights; watch again when training has written others{rest}"
+        )
+    others = sorted(path.name for path in watched.folder.iterdir())
+    there = f"; there are {some_of(others, NAMED)}" if others and not waiting else ""
     return (
         f"{watched.folder} has no finished checkpoint: epoch_N.pt of open_clip, a step of Orbax, or a folder "
-        f"with card.json{rest}"
+        f"with card.json{rest}{there}"
     )
