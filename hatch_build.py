@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 _INTO_CHECKOUT = r"\]\((?![a-z]+:)[^)]*\)"
-_NOTE = "\n\nPaths such as `docs/usage.md` are files of the source distribution.\n"
+_NOTE = "\n\nPaths such as `docs/index.md` are files of the source distribution.\n"
 
 
 class LongDescription(MetadataHookInterface):

@@ -25,7 +25,7 @@ def test_a_test_is_reached_by_what_it_imports_and_what_that_imports() -> None:
         ("converters/golden/towers/patches/eva.py", "tests/verification/parity/patches/test_parity_eva.py"),
         ("clipjax/commands/results/diff.py", "tests/analysis/test_results_diff.py"),
         ("configs/figures/fig4.toml", "tests/analysis/figures/test_paper_figures.py"),
-        ("docs/usage.md", "tests/metrics/test_documented.py"),
+        ("docs/reference/metrics.md", "tests/metrics/test_documented.py"),
         ("tests/_parity.py", "tests/verification/parity/patches/test_parity_vit.py"),
         ("tests/finetune/conftest.py", "tests/finetune/test_recipe.py"),
         ("tests/sweep/test_sweep.py", "tests/sweep/test_sweep.py"),

@@ -1,4 +1,4 @@
-"""The section of docs/usage.md on plain arrays: its example runs, and its table lists every function."""
+"""docs/reference/metrics.md: its example runs, and its table lists every function."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import clipjax.metrics
 
-TEXT = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
-SECTION = TEXT.partition("## Metrics on plain arrays")[2].partition("\n## ")[0]
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 CHECKS = "checks"  # what the others refuse, no metric
 
 
 def test_the_example_runs(capsys):
-    [example] = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+    [example] = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     exec(example, names := {})
     assert len(capsys.readouterr().out.splitlines()) == 3
     [columns] = re.findall(r"# Of each bin: (.*)\.\ntable", example)
@@ -24,7 +24,7 @@ def test_the_example_runs(capsys):
 
 
 def test_the_table_lists_every_public_function():
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", SECTION, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", TEXT, flags=re.MULTILINE))
     walked = pkgutil.walk_packages(clipjax.metrics.__path__, f"{clipjax.metrics.__name__}.")
     modules = {each.name.removeprefix("clipjax.metrics.") for each in walked if not each.ispkg}
     assert set(rows) == modules - {CHECKS}

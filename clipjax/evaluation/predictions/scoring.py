@@ -3,7 +3,7 @@
     result = evaluate_predictions("imagenet_x", "resnet50.csv")
     clipjax eval shape_bias --predictions decisions.csv
 
-docs/reference/factors_and_shape.md has each task's formats. Beside them:
+docs/how_to/my_predictions.md has each task's formats. Beside them:
 
 - `.parquet`: `label` and `prediction` are class numbers from 0, `correct...` bools that agree with them. A
   column `accepted` lists all right labels of an image.
