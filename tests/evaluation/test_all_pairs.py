@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from _compared import add, by_metric, calibration_table, ids, retrieval_table, write
+from _planted import PLANTED, planted
 from typer.testing import CliRunner
 
 from clipjax import cli
+from clipjax.analysis.rows.pivot import is_fraction
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.comparison.all_pairs import compare_models
 from clipjax.evaluation.comparison.compare import compare_runs
+from clipjax.evaluation.comparison.metric_limits import within_range
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.metrics.uncertainty.ranks import decide_ranks, paired_means
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import Measure
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import Measure, find_task
 
 ACCURACY = {"a": 0.9, "b": 0.88, "c": 0.5}
 
@@ -45,6 +50,48 @@ def test_each_pair_has_the_test_of_two_models_corrected_for_all_pairs(folder: Pa
         assert each.difference == pytest.approx(pair.difference)
         assert (each.p_value, each.gained, each.lost) == (pair.p_value, pair.gained, pair.lost)
     assert [each.p_holm for each in number.differences] == holm([each.p_value for each in alone]).tolist()
+
+
+def test_limits_are_cut_to_what_the_metric_can_be(tmp_path: Path) -> None:
+    """A model that is right about nearly all images, and two that are right about few."""
+    for k, wrong in enumerate((1, 39, 38)):
+        write(
+            tmp_path,
+            {"id": ids(40), "correct": np.arange(40) >= wrong},
+            model="abc"[k],
+            recipe_hash=f"{k}" * 64,
+        )
+    found = compare_models("abc", tmp_path)
+    [number] = [each for each in found.numbers if each.metric == "top1"]
+    first = number.differences[0].interval
+    assert first is not None
+    assert first.lo == -1.0
+    assert first.hi > number.differences[0].difference
+    assert (
+        json.loads(shown(tmp_path, *"abc", "--json")[1])["numbers"][0]["differences"][0]["interval"]["lo"]
+        == -1
+    )
+
+
+def test_only_fractions_are_cut() -> None:
+    wide = Interval(-1.5, 1.25, 0.95, "any")
+    assert within_range(wide, "shape_bias") == wide._replace(lo=-1.0, hi=1.0)
+    assert within_range(wide, "auroc score:knn", difference=False) == wide._replace(lo=0.0, hi=1.0)
+    for metric in ("nll_before", "brier_after", "error_ratio", "temperature", "my_metric"):
+        assert within_range(wide, metric) == wide
+    assert within_range(None, "top1") is None
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_a_fraction_is_between_0_and_1(case: str) -> None:
+    columns = {"id": ids(len(next(iter(PLANTED[case].values())))), **PLANTED[case]}
+    measured = [each for each in planted(*case.split()) if is_fraction(each.metric)]
+    task = find_task(case.split()[0])
+    values = {each.metric: each.value for each in measured if each.value is not None}
+    assert all(0 <= value <= 1 for value in values.values())
+    assert task.paired is not None
+    paired = task.paired(columns, About("d", None))
+    assert [name for name in paired.right if not is_fraction(name.partition(" ")[0])] == []
 
 
 def test_intervals_are_of_the_largest_difference_of_all_pairs(folder: Path) -> None:

@@ -155,13 +155,13 @@ def refused(folder):
 
 def test_no_helper(tmp_path):
     sample(tmp_path, "target")
-    assert "there is no helper: measure another model on all images" in refused(tmp_path)
+    assert "no model can help: measure another one on all images" in refused(tmp_path)
 
 
 def test_helpers_on_other_images_only(tmp_path):
     sample(tmp_path, "target")
     add(tmp_path, "else", ids=np.array([f"other/{i}.png" for i in range(N)]))
-    assert "there is no helper: the images of else lack some of the 300 of target" in refused(tmp_path)
+    assert "no model can help: the images of else lack some of the 300 of target" in refused(tmp_path)
 
 
 def test_three_images(folder, tmp_path_factory):
@@ -181,7 +181,7 @@ def test_constant_helpers(tmp_path):
 
 def test_a_target_on_all_images(folder):
     add(folder, "target", 0.62, recipe_hash="f" * 64)
-    assert "no other run has more images than the 1200 of target: their number is measured" in refused(folder)
+    assert "target was measured on as many images as any other model: its number needs no" in refused(folder)
 
 
 def test_images_that_nobody_drew(folder, tmp_path_factory):
@@ -203,10 +203,30 @@ def test_a_place_that_cannot_be_estimated_is_named_beside_those_that_can(folder)
     sample(folder, "target", dataset="e", recipe_hash="f" * 64)
     found = estimates_from_sample(folder, "target")
     assert len(found.places) == 1
-    assert found.not_estimated == {"zeroshot on e": "there is no helper: measure another model on all images"}
-    assert "zeroshot on e is not estimated: there is no helper" in shown(folder)[1]
-    with pytest.raises(DataError, match=r"top1 of target cannot be estimated \(zeroshot on e: there is no"):
+    assert found.not_estimated == {"zeroshot on e": "no model can help: measure another one on all images"}
+    assert "zeroshot on e is not estimated: no model can help" in shown(folder)[1]
+    with pytest.raises(DataError, match=r"top1 of target cannot be estimated \(zeroshot on e: no model can"):
         estimates_from_sample(folder, "target", datasets=["e"])
+
+
+def test_equal_reasons_are_one_line(folder):
+    """Of a folder with many runs; --json has each."""
+    for k in range(5):
+        add(folder, f"small{k}", images=np.arange(900))
+        add(folder, "target", dataset=f"e{k}", recipe_hash=f"{k}" * 64)
+        add(folder, "a", dataset=f"e{k}", recipe_hash=f"{k + 5}" * 64)
+    lines = shown(folder)[1].splitlines()
+    [models] = [line for line in lines if "help" in line and "helper" not in line]
+    assert models.endswith(
+        "5 models do not help (small0, small1, small2 and 2 more): measured on 900 other images, not on all "
+        "1200"
+    )
+    [places] = [line for line in lines if "estimated:" in line or "estimated (" in line]
+    assert places.startswith(
+        "5 numbers are not estimated (zeroshot on e0, zeroshot on e1, zeroshot on e2 and 2 more): target was"
+    )
+    record = json.loads(shown(folder, "--json")[1])
+    assert len(record["places"][0]["left_out"]) == len(record["not_estimated"]) == 5
 
 
 def test_models_of_a_difference_are_measured_alike_and_share_images(folder):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from clipjax.analysis.rows.alike import Ways, unlike, unlike_in_words
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of
@@ -149,11 +150,32 @@ def better_end(metric: str) -> str:
     return next((end for name, end in metric_ends().items() if fnmatchcase(metric, name)), UNKNOWN)
 
 
+def is_fraction(metric: str) -> bool:
+    """Whether every number of the metric is between 0 and 1; False where no metrics.toml states it."""
+    return any(fnmatchcase(metric, name) for name in _fractions())
+
+
 @dataclass(frozen=True)
 class _Ends:
     higher: tuple[str, ...] = ()
     lower: tuple[str, ...] = ()
     neither: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Metrics(_Ends):
+    fractions: tuple[str, ...] = ()
+
+
+@cached
+def _metrics() -> dict[Path, _Metrics]:
+    paths = config_tables(ConfigTable.METRICS)
+    return {path: read(_Metrics, read_toml(path), path) for path in paths}
+
+
+@cached
+def _fractions() -> tuple[str, ...]:
+    return tuple(name for each in _metrics().values() for name in each.fractions)
 
 
 @cached
@@ -163,9 +185,9 @@ def metric_ends() -> dict[str, str]:
     Raises DataError for another form, or for a name that occurs twice.
     """
     by_name: dict[str, str] = {}
-    for path in config_tables(ConfigTable.METRICS):
-        for end, names in vars(read(_Ends, read_toml(path), path)).items():
-            for name in names:
+    for path, metrics in _metrics().items():
+        for end in (each.name for each in fields(_Ends)):
+            for name in getattr(metrics, end):
                 if name in by_name:
                     raise DataError(
                         f"{path}: {name!r} is there twice, or also in another metrics.toml: leave one out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from clipjax.evaluation.comparison.from_sample import SampleEstimate, SampleEstimates
     from clipjax.metrics.uncertainty.difference_estimator import CorrectedEstimate
     from clipjax.metrics.uncertainty.intervals import Interval
+
+NAMED = 3  # models or numbers of one reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,5 +154,21 @@ def _lines(found: SampleEstimates) -> list[str]:
             lines.append(
                 f"{place}: the helpers tell nothing here, so the estimate is the sample's own number"
             )
-        lines += [f"{place}: {model} does not help: {why}" for model, why in each.left_out.items()]
-    return lines + [f"{place} is not estimated: {why}" for place, why in found.not_estimated.items()]
+        lines += [
+            f"{place}: {words}"
+            for words in _by_reason(each.left_out, "model", "does not help", "do not help")
+        ]
+    return lines + _by_reason(found.not_estimated, "number", "is not estimated", "are not estimated")
+
+
+def _by_reason(reasons: Mapping[str, str], noun: str, one: str, many: str) -> list[str]:
+    """A line for each reason: "5 models do not help (a, b, c and 2 more): measured on ..."."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(why, []).append(name)
+    return [
+        f"{of[0]} {one}: {why}"
+        if len(of) == 1
+        else f"{counted(len(of), noun)} {many} ({some_of(of, NAMED)}): {why}"
+        for why, of in names.items()
+    ]

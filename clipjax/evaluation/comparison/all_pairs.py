@@ -20,6 +20,7 @@ import numpy as np
 
 from clipjax.errors import DataError, counted, unknown_name
 from clipjax.evaluation.comparison.many_numbers import PairTests, tested_resampled, tested_shares
+from clipjax.evaluation.comparison.metric_limits import within_range
 from clipjax.evaluation.comparison.ranking import DRAWS
 from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.evaluation.comparison.runs_of_models import SharedImages, places_of, runs_of
@@ -222,7 +223,7 @@ def _numbers(
                 PairDifference(
                     (names[i], names[j]),
                     difference,
-                    Interval(*limits, LEVEL, "max_t_paired") if half else None,
+                    within_range(Interval(*limits, LEVEL, "max_t_paired"), metric) if half else None,
                     float(of.p_values[i, j]),
                     next(corrected) if headline else None,
                     *counts,

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError
+from clipjax.evaluation.comparison.metric_limits import within_range
 from clipjax.evaluation.comparison.paired_numbers import Numbers, differences, values_of
 from clipjax.evaluation.comparison.run_pairs import RunAddress, RunFilter, pairs_of
 from clipjax.evaluation.request import Request
@@ -192,7 +193,7 @@ def _comparison(
         left_out=pair.left_out,
         not_compared=not_compared,
         same_as=tuple(each.metric for each in pair.found if _one_difference(each, numbers)),
-        **numbers._asdict(),
+        **numbers._replace(interval=within_range(numbers.interval, numbers.metric))._asdict(),
     )
 
 

@@ -304,12 +304,12 @@ def _why_none(others: Sequence[_Run], chosen: Sequence[_Run], names: np.ndarray)
     models = " and ".join(model_name(run.row) for run in chosen)
     if larger := sorted({model_name(run.row) for run in others if len(run.names) > len(names)}):
         found, n = some_of(larger, 3), len(names)
-        return f"there is no helper: the images of {found} lack some of the {n} of {models}"
+        return f"no model can help: the images of {found} lack some of the {n} of {models}"
     if not others:
-        return "there is no helper: measure another model on all images"
+        return "no model can help: measure another one on all images"
     return (
-        f"no other run has more images than the {len(names)} of {models}: their number is measured and needs "
-        "no estimate (`clipjax results list`, `clipjax compare`)"
+        f"{models} was measured on as many images as any other model: its number needs no estimate (`clipjax "
+        "results list`, `clipjax compare`)"
     )
 
 

@@ -253,7 +253,7 @@ def _check(n: int, helpers: np.ndarray, means: np.ndarray, of: int) -> None:
     if n >= of:
         raise ValueError(f"all {of} images are measured: their number is known, not estimated")
     if not helpers.shape[1]:
-        raise ValueError("there is no helper: measure another model on all images")
+        raise ValueError("no model can help: measure another one on all images")
     lowest, highest = helpers.min(axis=0), helpers.max(axis=0)
     if np.all((lowest == highest) & np.isclose(lowest, means)):
         raise ValueError("every helper gives one answer to all images, which tells nothing about any of them")

@@ -176,7 +176,7 @@ def test_a_copy_that_was_right_about_every_measured_image_is_not_believed_blindl
     [
         (3, 400, 2, "30 measured images or more, there are 3"),
         (40, 40, 2, "all 40 images are measured: their number is known, not estimated"),
-        (40, 400, 0, "there is no helper: measure another model on all images"),
+        (40, 400, 0, "no model can help: measure another one on all images"),
     ],
 )
 def test_too_little_is_refused(n, of, helpers, why):
