@@ -25,7 +25,6 @@ import typer
 from benchmarks import common
 from clipjax.metrics.uncertainty.difference_estimator import (
     CorrectedEstimate,
-    difference_of_all,
     share_of_all,
 )
 from clipjax.metrics.uncertainty.intervals import Interval
@@ -140,9 +139,8 @@ def estimated(
     targets = len(world.target)
     helpers = right[targets:] if not world.first_helps else right[[0, *range(targets, len(right))]]
     known = helpers[:, measured].T, helpers.mean(axis=1), right.shape[1], rng
-    if targets == 1:
-        return share_of_all(right[0, measured], *known)
-    return difference_of_all(right[0, measured], right[1, measured], *known)
+    minus = None if targets == 1 else right[0, measured]
+    return share_of_all(right[targets - 1, measured], *known, minus=minus)
 
 
 def _holds(interval: Interval, value: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _compared import write
 from _pictured import add_run, paint, pets
 
 from clipjax.data.cards import Dataset
@@ -55,6 +56,17 @@ def test_tables_in_another_order_are_joined_by_image(two: AnsweredSet) -> None:
     assert [each.texts[at] for each in two.models] == ["dog", "owl"]
     confidences: list[Any] = [each.confidence for each in two.models]
     assert np.array_equal(confidences[0], confidences[1])  # the same for every image, in whatever order
+
+
+def test_an_absent_value_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    """The model is left out by name, and a run that is named is refused."""
+    answers = {"id": ["1.png", "2.png"], "prediction_name": ["cat", "dog"]}
+    whole = write(tmp_path, {**answers, "correct": [True, False], "confidence": [0.5, None]}, model="a")
+    part = write(tmp_path, {**answers, "correct": [True, None]}, model="b", recipe_hash="b" * 64)
+    [answered] = answered_sets(tmp_path)
+    assert answered.right.tolist() == [[True, False]]
+    assert "does not state of 1 image whether the model is right" in answered.left_out["b"]
+    assert f"table of {part} does not state of 1 image" in refusal(DataError, tmp_path, [whole, part])
 
 
 def test_disagreements_are_of_one_side_each(two: AnsweredSet) -> None:

@@ -84,44 +84,54 @@ def planted(folder: Path, shares: dict[str, float], n: int = 400) -> None:
         write(folder, table, model=model, measures=measures, recipe_hash=f"{k}" * 64)
 
 
+def discordance(folder: Path, dataset: str = "d") -> Discordance:
+    return MeasuredDiscordances(folder).of(Sampled("zeroshot", dataset, "top1", 9))
+
+
 def test_the_discordance_is_the_median_of_the_measured_pairs(tmp_path: Path) -> None:
     planted(tmp_path, {"a": 0.0, "b": 0.1, "c": 0.4})
-    known = MeasuredDiscordances(tmp_path)
-    found = known.of(Sampled("zeroshot", "d", "top1", 100))
-    assert (found.value, found.pairs) == (pytest.approx(0.3), 3)
-    assert known.of(Sampled("zeroshot", "other", "top1", 100)) == Discordance(ASSUMED, 0)
+    assert discordance(tmp_path) == (pytest.approx(0.3), 3)
+    assert discordance(tmp_path, "other") == (ASSUMED, 0)
 
 
 @pytest.mark.parametrize(
-    "shares", [{}, {"a": 0.2}, {"a": 0.2, "b": 0.2}], ids=["none", "one", "ties everywhere"]
+    ("models", "changed"),
+    [("", {}), ("a", {}), ("aa", {}), ("ab", {"ids": [f"x{i}" for i in range(300)]}), ("ab", {"n": 3})],
+    ids=["none", "one", "one twice", "other images", "three images"],
 )
-def test_without_two_models_that_differ_it_is_assumed(tmp_path: Path, shares: dict[str, float]) -> None:
-    planted(tmp_path, shares)
-    assert MeasuredDiscordances(tmp_path).of(Sampled("zeroshot", "d", "top1", 9)) == Discordance(ASSUMED, 0)
+def test_without_two_models_on_the_same_images_it_is_assumed(
+    tmp_path: Path, models: str, changed: dict[str, Any]
+) -> None:
+    for k, model in enumerate(models):
+        add(tmp_path, model, 0.5 + k / 5, recipe_hash=f"{k}" * 64, **(changed if k else {}))
+    assert discordance(tmp_path) == (ASSUMED, 0)
 
 
-@pytest.mark.parametrize("other", [{"ids": [f"x{i}" for i in range(300)]}, {"n": 3}])
-def test_models_on_other_images_are_no_pair(tmp_path: Path, other: dict[str, Any]) -> None:
-    add(tmp_path, "a", 0.5, recipe_hash="a" * 64)
-    add(tmp_path, "b", 0.7, recipe_hash="b" * 64, **other)
-    assert MeasuredDiscordances(tmp_path).of(Sampled("zeroshot", "d", "top1", 9)).pairs == 0
+def test_models_that_are_right_about_the_same_images_have_none(tmp_path: Path) -> None:
+    planted(tmp_path, {"a": 0.2, "b": 0.2})
+    assert discordance(tmp_path) == (ASSUMED, 0)
+
+
+def told(rows: list[Any], folder: Path) -> str:
+    """The only line."""
+    [line] = told_by_runs([rows], folder)
+    return line
 
 
 def test_a_limited_run_says_what_its_images_tell(tmp_path: Path) -> None:
     planted(tmp_path, {"a": 0.0, "b": 0.1})
     run = add(tmp_path, "c", n=200, sample=SAMPLE, recipe_hash="c" * 64)
-    rows = ResultStore(tmp_path).run(run)
-    [line] = told_by_runs([rows], tmp_path)
+    rows: list[Any] = ResultStore(tmp_path).run(run)
+    line = told(rows, tmp_path)
     difference = detectable(200, 0.1)
     assert difference is not None
     assert f"zeroshot on d: 200 images tell a difference of {difference:.4f} in top1" in line
     assert "(discordance 0.1, the median of 1 pair of models measured here;" in line
-    [assumed] = told_by_runs([rows], tmp_path / "nowhere")
-    assert "(discordance 0.1, assumed;" in assumed
-    few = [{**row, "n": 3} for row in rows]
-    [none] = told_by_runs([few], tmp_path)  # pyright: ignore[reportArgumentType]
-    assert "3 images tell no difference of two models" in none
-    assert told_by_runs([[{**row, "sample": None} for row in rows]], tmp_path) == []  # pyright: ignore[reportArgumentType]
+    assert "(discordance 0.1, assumed;" in told(rows, tmp_path / "nowhere")
+    few: list[Any] = [{**row, "n": 3} for row in rows]
+    assert "3 images tell no difference of two models" in told(few, tmp_path)
+    whole: list[Any] = [{**row, "sample": None} for row in rows]
+    assert told_by_runs([whole], tmp_path) == []
 
 
 def test_runs_of_equal_size_and_discordance_share_a_line(tmp_path: Path) -> None:
@@ -142,8 +152,8 @@ def test_a_sample_is_too_small_for_claims_with_a_smaller_margin(
     needed = images_needed(0.1, 0.05)
     small, large = (Sampled("zeroshot", "d", "top1", n, 5000) for n in (needed - 1, needed))
     [line] = too_small_for([small, small], claims, tmp_path)
-    told = detectable(needed - 1, 0.1)
-    assert f"{needed - 1:,} of 5,000 images of d (zeroshot) tell a difference of {told:.3g} in top1" in line
+    size = detectable(needed - 1, 0.1)
+    assert f"{needed - 1:,} of 5,000 images of d (zeroshot) tell a difference of {size:.3g} in top1" in line
     assert line.endswith(f"a margin of 0.05 takes {needed:,}, in claims apart")
     assert too_small_for([large], claims, tmp_path) == []
     assert too_small_for([small._replace(metric="top5")], claims, tmp_path) == []

@@ -37,12 +37,8 @@ SCRIPTS = (
 def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
     """The page as text."""
     script = script_text()
-    name = html.escape(xml(f"Results: {data['name']}"))
     return Template(part("page.html")).substitute(
-        policy=html.escape(_policy(script)),
-        title=name,
-        style=part("page.css"),
-        facts=html.escape(xml(_facts(data))),
+        head=head("report", f"Results: {data['name']}", _facts(data), script=script),
         origin=html.escape(xml(_origin(data))),
         links=joined(*_links(data, sections)),
         sections=joined(*map(_section, sections)),
@@ -87,11 +83,32 @@ def part(name: str) -> str:
     return files("clipjax.analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def head(command: str, title: str, facts: str, *, style: str = "", script: str | None = None) -> str:
+    """The beginning of a page that loads nothing, up to the facts below its title.
+
+    Args:
+        command: of clipjax, which wrote the page.
+        style: CSS beside that of all pages.
+        script: the only one that the page may run; None: it runs none, so it is ready as it is loaded.
+    """
+    return Template(part("head.html")).substitute(
+        attributes=" data-ready" if script is None else "",
+        policy=html.escape(_policy(script)),
+        title=html.escape(xml(title)),
+        style=part("page.css") + style,
+        command=command,
+        facts=html.escape(xml(facts)),
+    )
+
+
+def _policy(script: str | None) -> str:
+    allowed = ""
+    if script is not None:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed = f"script-src 'sha256-{digest}'; "
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; {allowed}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
     )
 
 

@@ -77,6 +77,12 @@ class CompareOptions:
         return last or self.results or Path("results")
 
     @property
+    def how(self) -> dict[str, Any]:
+        """The keywords of `compare_runs` and of `compare_models`, which are the same."""
+        names = ("resamples", "seed", "prompts", "precision", "labels")
+        return {"metrics": self.metric or [], **{name: getattr(self, name) for name in names}}
+
+    @property
     def _has_folder(self) -> bool:
         """Whether the last name is the folder of results: a folder that is not a run's."""
         from clipjax.results.runs.run_files import RUN
@@ -138,17 +144,7 @@ def compare(options: CompareOptions) -> None:
 def _comparisons(options: CompareOptions) -> Sequence[Comparison]:
     from clipjax.evaluation.comparison.compare import compare_runs
 
-    return compare_runs(
-        options.first,
-        options.second,
-        options.folder,
-        metrics=options.metric or [],
-        resamples=options.resamples,
-        seed=options.seed,
-        prompts=options.prompts,
-        precision=options.precision,
-        labels=options.labels,
-    )
+    return compare_runs(options.first, options.second, options.folder, **options.how)
 
 
 def _record(found: Any) -> dict[str, Any]:
@@ -242,16 +238,7 @@ def _are(names: Sequence[str]) -> str:
 def _compare_many(options: CompareOptions) -> None:
     from clipjax.evaluation.comparison.all_pairs import compare_models
 
-    found = compare_models(
-        options.names,
-        options.folder,
-        metrics=options.metric or [],
-        resamples=options.resamples,
-        seed=options.seed,
-        prompts=options.prompts,
-        precision=options.precision,
-        labels=options.labels,
-    )
+    found = compare_models(options.names, options.folder, **options.how)
     if options.as_json:
         say(json.dumps(_record_of_many(found), indent=2))
         return

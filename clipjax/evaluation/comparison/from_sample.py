@@ -26,7 +26,6 @@ from clipjax.guards import known_name
 from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.difference_estimator import (
     CorrectedEstimate,
-    difference_of_all,
     distance_of_sample,
     share_of_all,
 )
@@ -209,9 +208,7 @@ def _numbers(
     known = own, helpers.right.mean(axis=1), len(helpers.names), rng, how.level
     answers = [run.right[np.isin(run.names, names)] for run in chosen]
     try:
-        if len(answers) == 2:
-            return difference_of_all(answers[0], answers[1], *known)
-        return share_of_all(answers[0], *known)
+        return share_of_all(answers[-1], *known, minus=answers[0] if len(answers) == 2 else None)
     except ValueError as error:
         raise DataError(str(error)) from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -11,12 +10,11 @@ from string import Template
 from typing import NamedTuple
 
 from clipjax.analysis.report.markup import Html, joined, tag
-from clipjax.analysis.report.page import part
+from clipjax.analysis.report.page import head
 from clipjax.errors import counted, readable_bytes
 from clipjax.evaluation.gallery.image_choice import ImageGroup, in_words
 from clipjax.evaluation.gallery.model_answers import AnsweredSet, ModelAnswers
 from clipjax.evaluation.gallery.thumbnails import Pictures, Thumbnail
-from clipjax.results.escaping import xml
 
 OPEN = 4  # the answers of more models are folded
 READING = (
@@ -51,10 +49,9 @@ def gallery_page(name: str, shown: Sequence[Shown], left_out: Mapping[str, str],
     links = [tag("a", _title(each.answered), href=f"#{anchor(k)}") for k, each in enumerate(shown)]
     links += [tag("a", "Left out", href="#left-out")] if left_out else []
     own = files("clipjax.evaluation.gallery")
+    style = own.joinpath("gallery.css").read_text(encoding="utf-8")
     return Template(own.joinpath("gallery.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(xml(f"Images: {name}")),
-        style=part("page.css") + own.joinpath("gallery.css").read_text(encoding="utf-8"),
-        facts=html.escape(_facts(shown, side)),
+        head=head("gallery", f"Images: {name}", _facts(shown, side), style=style),
         warnings=joined(*_warnings(shown), tag("p", READING, class_="quiet about")),
         links=joined(*links),
         sections=joined(*sections),

@@ -20,11 +20,12 @@ import pyarrow as pa
 
 from clipjax.analysis.diff.differences import how
 from clipjax.data.cards import is_registered, label_spaces, read_card
-from clipjax.errors import ClipjaxError, DataError, UsageError, some_of
+from clipjax.errors import ClipjaxError, DataError, UsageError, counted, some_of
 from clipjax.evaluation.comparison.alike_runs import alike
 from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.guards import known_name
 from clipjax.results.data_sets import images_of, recorded_name, with_distinct_names
+from clipjax.results.image_table import values_of_column
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.runs.stored_runs import runs_named
 from clipjax.results.store import ResultStore, run_order
@@ -290,9 +291,14 @@ def _read(run: _Run, known: list[_Ids]) -> _Loaded:
         if len(set(ids)) < len(ids):
             raise DataError(f"an image id occurs twice in the per-image table of {name}")
         known.append((table["id"], ids))
-    right = table["correct"].to_numpy().astype(bool)
+    if absent := table["correct"].null_count:  # neither right nor wrong
+        raise DataError(
+            f"the per-image table of {name} does not state of {counted(absent, 'image')} whether the model "
+            "is right (correct): evaluate the model again"
+        )
+    right = np.asarray(values_of_column(table["correct"]), bool)
     sure = "confidence" in table.column_names
-    confidence = table["confidence"].to_numpy().astype(float) if sure else None
+    confidence = np.asarray(values_of_column(table["confidence"]), float) if sure else None
     return _Loaded(run, _class_names(table), ids, _texts(table), right, confidence)
 
 

@@ -17,6 +17,7 @@ Student's t. Imports no JAX.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -126,6 +127,8 @@ def share_of_all(
     of: int,
     rng: np.random.Generator,
     level: float = LEVEL,
+    *,
+    minus: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[CorrectedEstimate, CorrectedEstimate]:
     """The share of all N images that a model has right: with the helpers, and from the n images alone.
 
@@ -136,37 +139,29 @@ def share_of_all(
         of: N.
         rng: divides the images into folds.
         level: of the intervals.
+        minus: whether another model is right: estimate the first model's share less that of this one.
 
     Raises:
         ValueError: fewer than `FEWEST` images, all N, or no helper whose answers vary.
     """
-    telling = min(int(right.sum()), int((~right).sum()))  # the images of the rarer answer
-
-    def interval_of(value: float, images: float, level: float) -> Interval:
-        return wilson(value * images, images, level)
-
-    return _estimates(right.astype(float), helpers, means, of, rng, telling, interval_of, level)
-
-
-def difference_of_all(
-    first: Bool[np.ndarray, " n"],
-    second: Bool[np.ndarray, " n"],
-    helpers: Shaped[np.ndarray, "n K"],
-    means: Float[np.ndarray, " K"],
-    of: int,
-    rng: np.random.Generator,
-    level: float = LEVEL,
-) -> tuple[CorrectedEstimate, CorrectedEstimate]:
-    """As `share_of_all`, of the share that the second model has right less that of the first."""
-    difference = second.astype(float) - first
+    known = helpers, means, of, rng
+    if minus is None:
+        telling = min(int(right.sum()), int((~right).sum()))  # the images of the rarer answer
+        return _estimates(right.astype(float), *known, telling, _of_share, level)
+    difference = right.astype(float) - minus
     telling = int(np.abs(difference).sum())  # the images that one of the two alone has right
+    return _estimates(difference, *known, telling, partial(_of_difference, telling / len(right)), level)
 
-    def interval_of(value: float, images: float, level: float) -> Interval:
-        discordance = max(telling / len(difference), abs(value))
-        gained, lost = (discordance + value) / 2 * images, (discordance - value) / 2 * images
-        return paired_difference(gained, lost, images, level)
 
-    return _estimates(difference, helpers, means, of, rng, telling, interval_of, level)
+def _of_share(value: float, images: float, level: float) -> Interval:
+    return wilson(value * images, images, level)
+
+
+def _of_difference(measured: float, value: float, images: float, level: float) -> Interval:
+    """`measured`: the discordance, which is at least the difference."""
+    discordance = max(measured, abs(value))
+    gained, lost = (discordance + value) / 2 * images, (discordance - value) / 2 * images
+    return paired_difference(gained, lost, images, level)
 
 
 def distance_of_sample(scores: Shaped[np.ndarray, " N"], measured: Int[np.ndarray, " n"]) -> float:

@@ -157,7 +157,7 @@ def test_a_target_without_a_mistake_has_no_gain(right):
 def test_models_that_never_differ_differ_by_nothing():
     rng = np.random.default_rng(0)
     helpers, own = rng.random((3, 400)) < 0.7, rng.random(40) < 0.5
-    estimate, _ = de.difference_of_all(own, own, helpers[:, :40].T, helpers.mean(axis=1), 400, rng)
+    estimate, _ = de.share_of_all(own, helpers[:, :40].T, helpers.mean(axis=1), 400, rng, minus=own)
     assert estimate.value == 0
     assert estimate.interval.lo < 0 < estimate.interval.hi
 
