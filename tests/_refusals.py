@@ -27,7 +27,7 @@ GUARDS = {node.name for node in _GUARDS.body if isinstance(node, ast.FunctionDef
 def refusals(root: Path) -> list[str]:
     """The distinct refusals of a checkout, sorted."""
     files = [*root.glob("clipjax/**/*.py"), *root.glob("converters/**/*.py")]
-    return sorted({line for file in files for line in _of_file(file)})
+    return sorted({line for file in files for line in of_file(file)})
 
 
 def listed() -> set[str]:
@@ -35,7 +35,7 @@ def listed() -> set[str]:
     return set(LIST.read_text(encoding="utf-8").splitlines())
 
 
-def _of_file(path: Path) -> Iterator[str]:
+def of_file(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     yield from _of_options(tree)
     raised = {node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)}

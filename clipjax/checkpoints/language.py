@@ -194,12 +194,9 @@ def load_language_model(
     """Load a Llama or Mistral decoder with its tokenizer.
 
     Args:
-        source: one of
-            - a folder with transformers' config.json, weights (one file, or an index of several) and
-              tokenizer;
-            - a GGUF file;
-            - a hub repository `org/name` of such files;
-            - the URL of such a folder or file on a bucket.
+        source: a folder with transformers' config.json, weights (one file, or an index of several) and
+            tokenizer; a GGUF file; a hub repository `org/name` of such files; or the URL of such a folder or
+            file on a bucket.
         mesh: where to place the params; default: the default device. A `decoder_mesh` cuts heads, hidden
             channels and ids over its model axis; another one cuts every large leaf over its devices.
         dtype: of the params: "float32", or "bfloat16" in half the memory.

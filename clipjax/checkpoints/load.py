@@ -55,6 +55,7 @@ def load_model(
 
     Args:
         source: one of
+
             - a folder that `Model.save`, `clipjax convert` or training wrote;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a folder of Prismatic, also one of a hub repository: `org/name/folder`;

@@ -1,5 +1,7 @@
 """Sphinx's settings. Nothing here may make a page ask another host."""
 
+import re
+
 import clipjax
 
 project = "clipjax"
@@ -31,13 +33,17 @@ nb_merge_streams = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Options", "params_style")]  # of clipjax.evaluate
 
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+
+smartquotes = False  # `--data` stays so
+default_role = "code"
 
 html_theme = "furo"
 html_title = f"clipjax {release}"
@@ -47,3 +53,21 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_static_path = ["static"]
 html_css_files = ["clipjax.css"]
+
+
+def as_rst(app, what, name, thing, options, lines: list[str]) -> None:
+    """Make a docstring reStructuredText: an indented example is code, and a bar means nothing."""
+    written = list(lines)
+    lines.clear()
+    last, in_code = "", False
+    for line in written:
+        begins = line.startswith("    ") and bool(lines) and not lines[-1] and not last.startswith(" ")
+        if begins and not in_code:
+            lines += ["::", ""]
+        in_code = (in_code or begins) and (line.startswith("    ") or not line)
+        lines.append(line if in_code else re.sub(r"(``?.*?``?)|\|", lambda found: found[1] or r"\|", line))
+        last = line or last
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", as_rst, priority=400)  # before napoleon's

@@ -1,7 +1,8 @@
 """The sources of the site, in a folder of their own: the pages of docs/, and some from beside it.
 
 A page's links are plain relative paths, so that a code host follows them. Here a link to another file becomes
-a link to a copy of the file. A line `<!-- generated: NAME -->` becomes what `PARTS[NAME]` returns.
+a link to a copy of the file. A line `<!-- generated: NAME -->`, with the paragraph below it, becomes what
+`PARTS[NAME]` returns.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ DOCS = ROOT / "docs"
 BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")
 # Folders of docs/ that are no pages.
 APART = ("examples", "generate")
-MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+# The marker, and the paragraph below it, which a code host shows instead.
+MARKER = re.compile(r"^<!-- generated: (\w+) -->\n(?:.+\n)*", re.MULTILINE)
 # A fence, a link (image mark, text, path, anchor) or code in a line: whichever begins first.
 _FENCE = r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}).*?^(?P=indent)(?P=fence)`*$"
 _TEXT = r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]"

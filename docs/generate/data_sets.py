@@ -1,0 +1,76 @@
+"""The data sets, from their cards: what each contains, its licence, its size, and how to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from clipjax.data.cards import DatasetCard, registered_cards
+from clipjax.data.file_words import total_words, way_lines
+from docs.generate.markdown import code, section, table, text
+
+DEMO = "Made by the demo"
+
+
+def data_sets_part() -> str:
+    """A section for each published data set or family of them, then one for those of the demo."""
+    families = by_family(registered_cards())
+    parts = [section(name, *_family(name, cards)) for name, cards in families.items() if not cards[0].demo]
+    demo = [
+        [code(name), text(cards[0].title), _join(cards[0].tasks)]
+        for name, cards in families.items()
+        if cards[0].demo
+    ]
+    return "".join(parts) + section(DEMO, table(["data set", "what it is", "tasks"], demo))
+
+
+def by_family(cards: Iterable[DatasetCard]) -> dict[str, list[DatasetCard]]:
+    """Cards by the part of their names before the first colon."""
+    families: dict[str, list[DatasetCard]] = {}
+    for card in sorted(cards, key=lambda card: card.name.partition(":")[0]):
+        families.setdefault(card.name.partition(":")[0], []).append(card)
+    return families
+
+
+def _family(name: str, cards: Sequence[DatasetCard]) -> list[str]:
+    first = cards[0]
+    rows = [[head, cell] for head, cell in _facts(cards) if cell]
+    files = tuple(dict.fromkeys(file for card in cards for file in card.files))
+    lines = way_lines(name, files) if files else []
+    return [
+        text(first.title) if len(cards) == 1 else f"{len(cards)} data sets: {_variants(cards)}.",
+        table(["", ""], rows),
+        text(first.note or ""),
+        "```text\n" + "\n".join(lines) + "\n```" if lines else "",
+    ]
+
+
+def _facts(cards: Sequence[DatasetCard]) -> list[tuple[str, str]]:
+    card = cards[0]
+    files = tuple(dict.fromkeys(file for each in cards for file in each.files))
+    count = f"{card.images:,}" if card.images else f"about {card.about:,}" if card.about else ""
+    pairs = f"{card.pairs:,} pairs" if card.pairs else ""
+    return [
+        ("licence", text(card.licence or "")),
+        ("images of each" if len(cards) > 1 else "images", count or pairs),
+        ("files", total_words(files) if files else "nobody distributes it"),
+        ("tasks", _join(card.tasks)),
+        ("classes", code(card.label_space or "")),
+        ("prompts", code(card.prompts or "")),
+        ("folder below the data root", code(card.place or card.name)),
+        ("in-distribution data set", code(card.id or "")),
+        ("images may not be shown", text(card.hidden or "")),
+        ("source", text(card.source or "")),
+        ("paper", text(card.paper or "")),
+    ]
+
+
+def _variants(cards: Sequence[DatasetCard]) -> str:
+    """The values of each axis, in order."""
+    axes = {axis: dict.fromkeys(str(card.variant[axis]) for card in cards) for axis in cards[0].variant}
+    return "; ".join(f"{axis} {_join(values)}" for axis, values in axes.items()) or _join(
+        c.name for c in cards
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(map(code, names))

@@ -1,0 +1,122 @@
+"""What the site generates: complete, and readable as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import clipjax
+from clipjax.checkpoints.identity.registry_rows import model_ids
+from clipjax.cli import app
+from clipjax.data.cards import registered_cards
+from clipjax.evaluation.request import Request
+from clipjax.results.row import Row
+from docs.generate.commands import commands
+from docs.generate.config_files import RECORDS
+from docs.generate.markdown import attributes, code, text
+from docs.generate.parts import PARTS
+from docs.generate.python import metric_modules
+from docs.generate.stage import DOCS, MARKER, pages, place_of, stage, with_links, with_parts
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+
+@cache
+def made(part: str) -> str:
+    return PARTS[part]()
+
+
+@pytest.mark.parametrize("command", ["eval", "results list", "finetune", "datasets fetch"])
+def test_a_command_s_options_are_those_of_its_help(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).stdout
+    section = made("commands").partition(f"## clipjax {command}\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\W*(--[a-z][a-z-]+)", shown, re.MULTILINE)) - {"--help"}
+    assert len(listed) > 3
+    assert listed - set(FLAG.findall(section)) == set()
+
+
+def test_every_command_has_a_section() -> None:
+    names = [name for name, _ in commands()]
+    assert len(names) == len(set(names)) > 40
+    assert re.findall(r"^## (clipjax .*)", made("commands"), re.MULTILINE) == names
+
+
+def test_every_model_data_set_and_field_is_there() -> None:
+    missing = {
+        "models": {f"`{name}`" for name in model_ids()},
+        "data_sets": {card.name.partition(":")[0] for card in registered_cards()},
+        "result_row": {f"`{name}`" for name in Row.__annotations__},
+        "config_files": {f"`{each.name}`" for each in fields(Request)},
+        "python": {f":: clipjax.{name}\n" for name in clipjax.__all__ if not name.startswith("_")},
+        "metrics": {f".. automodule:: {each.__name__}\n" for each in metric_modules().values()},
+    }
+    for part, names in missing.items():
+        text_of_part = made(part)
+        assert {name for name in names if name not in text_of_part} == set(), part
+
+
+def test_every_refusal_of_the_list_is_there() -> None:
+    listed = (Path(__file__).parents[1] / "refusals.txt").read_text(encoding="utf-8").splitlines()
+    errors = [line.partition(": ")[2] for line in listed if line.startswith(("DataError", "UsageError"))]
+    text_of_part = made("refusals")
+    assert len(errors) > 500
+    assert [each for each in errors if code(each.replace("{}", "...")) not in text_of_part] == []
+
+
+@pytest.mark.parametrize("part", [name for name in PARTS if name not in ("python", "metrics")])
+def test_every_row_has_as_many_cells_as_its_head(part: str) -> None:
+    width = 0
+    for line in made(part).splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert not width or not cells or cells == width, line
+        width = cells
+
+
+def test_the_fields_that_a_record_describes_are_its_fields() -> None:
+    """A name in "Attributes:" that no field has was joined to another, or is gone."""
+    for each in RECORDS:
+        assert set(attributes(each.record.__doc__)) <= {field.name for field in fields(each.record)}, (
+            each.title
+        )
+
+
+def test_a_text_shows_what_it_contains() -> None:
+    assert text("a|b *c* <d> --limit N, `x|y`") == "a\\|b \\*c\\* \\<d\\> `--limit` N, `x\\|y`"
+    assert code("a|b") == "`a\\|b`"
+
+
+def test_every_marker_has_its_part() -> None:
+    found = [name for path in pages().values() for name in MARKER.findall(path.read_text(encoding="utf-8"))]
+    assert set(found) == set(PARTS)
+    with pytest.raises(ValueError, match=r"p\.md: nothing generates gone; a are generated"):
+        with_parts("<!-- generated: gone -->\n", {"a": str}, "p.md")
+    whole = with_parts("# T\n\n<!-- generated: a -->\nelsewhere\n\nend\n", {"a": lambda: "made\n"}, "p.md")
+    assert whole == "# T\n\nmade\n\nend\n"
+
+
+def test_links_into_the_checkout_lead_to_copies() -> None:
+    page = DOCS / "page.md"
+    page_text, linked = with_links(
+        "[a](../README.md#x) [`b`](../pyproject.toml) [c](../configs) `[d](e.md)`\n```\n[f](g.md)\n```\n",
+        page,
+        Path("page.md"),
+    )
+    assert page_text == ("[a](README.md#x) [`b`](files/pyproject.toml) c `[d](e.md)`\n```\n[f](g.md)\n```\n")
+    assert linked == {"files/pyproject.toml": DOCS.parent / "pyproject.toml"}
+    assert place_of(DOCS / "examples" / "x.py") == "examples/x.py"
+    with pytest.raises(ValueError, match=r"docs/page\.md: the link to gone\.md leads nowhere"):
+        with_links("[a](gone.md)", page, Path("page.md"))
+
+
+def test_a_page_that_is_gone_leaves_the_sources(tmp_path: Path) -> None:
+    nothing: dict[str, Callable[[], str]] = dict.fromkeys(PARTS, str)
+    (tmp_path / "gone.md").write_text("gone")
+    stage(tmp_path, nothing)
+    assert not (tmp_path / "gone.md").exists()
+    assert set(pages()) <= {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.md")}
