@@ -8,7 +8,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-_INTO_CHECKOUT = r"\]\((?![a-z]+:)[^)]*\)"
+_INTO_CHECKOUT = r"\]\((?![a-z]+:)([^)#]*)[^)]*\)"
 _NOTE = "\n\nPaths such as `docs/index.md` are files of the source distribution.\n"
 
 
@@ -21,6 +21,12 @@ class LongDescription(MetadataHookInterface):
 
 
 def without_links(text: str) -> str:
-    """Links into the checkout become their text, which names the path; images become their description."""
+    """Links into the checkout become their text and the path; images become their description."""
     text = re.sub(rf"!\[([^\]]*){_INTO_CHECKOUT}", r"*\1*", text)
-    return re.sub(rf"\[([^\]]*){_INTO_CHECKOUT}", r"\1", text)
+    return re.sub(rf"\[([^\]]*){_INTO_CHECKOUT}", _named, text)
+
+
+def _named(link: re.Match[str]) -> str:
+    """ "the text (its/path.md)"; the text alone where it is the path."""
+    text, path = link[1], link[2]
+    return text if path in text else f"{text} ({path})"

@@ -9,7 +9,7 @@
     open_clip_parity  configs/open_clip_parity.json: likewise open_clip's that no registered model has
     open_clip_table   the table of docs/reference/open_clip.md
     flops             configs/flops.json: operations of the towers of new or changed architectures
-    coverage          the tables of models in README.md and docs/reference/models.md
+    coverage          the tables of models in docs/reference/models.md
     tpu               the tables of docs/hardware/tpu.md and configs/tower_rates.csv; a family that has no row
                       is compiled where .venv-tpu is there
     cost              the tables of docs/hardware/cost.md
@@ -121,8 +121,8 @@ def flops() -> None:
 def coverage() -> None:
     from clipjax.verification.coverage import with_tables
 
-    for path in (ROOT / "README.md", DOCS / "reference" / "models.md"):
-        write(path, with_tables(path.read_text(encoding="utf-8")))
+    path = DOCS / "reference" / "models.md"
+    write(path, with_tables(path.read_text(encoding="utf-8")))
 
 
 def tpu() -> None:

@@ -1,6 +1,6 @@
 """The status of every registered model, from the parity record (configs/parity.json).
 
-    python -m clipjax.verification.coverage README.md docs/reference/models.md
+    python -m clipjax.verification.coverage docs/reference/models.md
 
 rewrites the tables between markers.
 """
