@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
@@ -69,6 +70,7 @@ class Chat:
 
     Attributes:
         at: its number, from 0.
+        when: seconds of a clock that only goes forward.
         images: the decoded pictures, uint8 [H, W, 3] each.
         files: their bytes as they came.
         text: the parts of the last user's message that are text, joined.
@@ -76,6 +78,7 @@ class Chat:
     """
 
     at: int
+    when: float
     headers: Message
     body: Mapping[str, Any]
     images: tuple[np.ndarray, ...]
@@ -108,7 +111,7 @@ def chat_of(at: int, headers: Message, body: Mapping[str, Any]) -> Chat:
             images.append(np.asarray(image.convert("RGB")))
     last = messages[-1]
     prefix = str(last["content"]) if last["role"] == "assistant" else ""
-    return Chat(at, headers, body, tuple(images), tuple(files), text, prefix)
+    return Chat(at, time.monotonic(), headers, body, tuple(images), tuple(files), text, prefix)
 
 
 def _data(uri: str) -> bytes:
@@ -159,7 +162,7 @@ class FakeModel:
             first = _token(*top[0]) | {"top_logprobs": [_token(*each) for each in shown]}
             choice["logprobs"] = {"content": [first]}
         answer = {
-            "id": f"chatcmpl-{chat.headers.get('X-Request-Id') or format(chat.at, '08x')}",
+            "id": f"chatcmpl-{self._number(chat)}",
             "object": "chat.completion",
             "created": 1_790_000_000 + chat.at,
             "model": self.served.id,
@@ -171,6 +174,13 @@ class FakeModel:
         if self.kind == "vllm" and body.get("prompt_logprobs") is not None:
             answer["prompt_logprobs"] = self._of_prompt(chat)
         return answer
+
+    def _number(self, chat: Chat) -> str:
+        """vLLM's is the one of the request, where that has one; Ollama's are short and come again."""
+        if self.kind == "ollama":
+            return str(chat.at * 331 % 999)
+        own = hashlib.sha256(f"{chat.at}|{chat.when}".encode()).hexdigest()[:32]
+        return (self.kind == "vllm" and chat.headers.get("X-Request-Id")) or own
 
     def top(self, chat: Chat, again: bool) -> list[tuple[str, float]]:
         """Tokens with their log-probabilities, the likeliest first."""
@@ -253,6 +263,7 @@ class FakeModel:
             "modalities": {"vision": served.vision != "refuses", "audio": False},
             "model_path": f"/models/{served.id}.{served.quantisation}.gguf",
             "model_alias": served.id,
+            "model_ftype": served.quantisation,
             "chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}",
             "build_info": served.build,
             "total_slots": 4,

@@ -35,6 +35,7 @@ class Fault:
         body: in place of the answer's.
         change: what it makes of the answer's JSON.
         of_last: the answer to the chat that was answered before.
+        request_id: sent back as X-Request-Id.
     """
 
     status: int = 200
@@ -45,6 +46,7 @@ class Fault:
     body: bytes | None = None
     change: Callable[[dict[str, Any]], Any] | None = None
     of_last: bool = False
+    request_id: str | None = None
 
 
 DROP = Fault(drop=0)
@@ -59,6 +61,7 @@ class FakeServer:
 
     Args:
         faults: one for each chat in the order of arrival, None for none; after them `always`.
+        spoils: a chat -> its fault, or None; it goes before the others.
         capacity: chats at once; more than these get `busy`.
         later: number of a chat -> what is served from then on.
         key: requests without "Authorization: Bearer KEY" get 401, with the wrong key in the message.
@@ -80,6 +83,7 @@ class FakeServer:
         *,
         faults: Iterable[Fault | None] = (),
         always: Fault | None = None,
+        spoils: Callable[[Chat], Fault | None] = lambda chat: None,
         capacity: int | None = None,
         busy: Fault | None = None,
         later: Mapping[int, Served] | None = None,
@@ -88,7 +92,7 @@ class FakeServer:
     ) -> None:
         assert kind in KINDS, kind
         self.kind, self.served, self.later = kind, served or Served(), dict(later or {})
-        self.faults, self.always = list(faults), always
+        self.faults, self.always, self.spoils = list(faults), always, spoils
         self.capacity, self.busy = capacity, busy or Fault(429)
         self.key, self.delay = key, delay
         self.chats: list[Chat] = []
@@ -141,7 +145,7 @@ class FakeServer:
             chat = chat_of(len(self.chats), headers, body)
             self.chats.append(chat)
             self.served = self.later.get(chat.at, self.served)
-            fault = (self.faults.pop(0) if self.faults else self.always) or Fault()
+            fault = self.spoils(chat) or (self.faults.pop(0) if self.faults else self.always) or Fault()
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
             if self.capacity is not None and self._now > self.capacity:
@@ -229,7 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(*refusal)
         else:
             answer = self.owner.answer(chat, fault)
-            self._send(200, fault.body or json.dumps(answer).encode(), cut=fault.drop)
+            headers = {"X-Request-Id": fault.request_id}
+            self._send(200, fault.body or json.dumps(answer).encode(), headers, cut=fault.drop)
 
     def _error(
         self,

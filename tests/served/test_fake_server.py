@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from _fake_model import KINDS, Served
+from _fake_model import KINDS, Chat, Served
 from _fake_server import BROKEN, CUT, DROP, FakeServer, Fault
 
 NAMES = ("stone", "dog", "chair", "cloud")
@@ -104,6 +104,17 @@ def test_faults_come_in_their_order() -> None:
         assert post(server, body(1), **{"X-Request-Id": "five"})["id"] != "chatcmpl-five"
         assert post(server, body(1), **{"X-Request-Id": "six"})["id"] == "chatcmpl-six"
         assert server.answered == [5]
+
+
+def test_faults_may_depend_on_the_chat() -> None:
+    def spoils(chat: Chat) -> Fault | None:
+        return Fault(request_id="0" * 32) if chat.options["A"] == "cloud" else None
+
+    with FakeServer("vllm", spoils=spoils) as server:
+        for names in (NAMES[::-1], NAMES):
+            post(server, body(names=names))
+        assert server.answered == [1]
+        assert server.chats[0].when < server.chats[1].when
 
 
 def test_what_a_server_refuses() -> None:
