@@ -1,4 +1,4 @@
-"""The files of docs/how_to/sweeps.md: they parse, their options exist, and 75 starts a job again.
+"""The files of docs/how_to/sweep_on_slurm.md: they parse, their options exist, and 75 starts a job again.
 
 Slurm, SkyPilot, xpk and Kubernetes themselves read them, too, without a network. They are not installed with
 the tests: together they are 800 MB. `make jobs-env` makes environments of their own.
