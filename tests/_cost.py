@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.identity.registry import subjects
 from clipjax.data.pixels.pixel_store import in_words
 from clipjax.estimates.cost import (
     CardSizes,
@@ -163,14 +165,30 @@ def _architectures(planned: dict[str, Sequence[SweepItem]], machines: dict[str, 
 
 def _rates(card: Card, machines: dict[str, MachineRates]) -> tuple[list[str], list[Share]]:
     """Images a second of one chip, and the shares of the peak, of `SHOWN`."""
-    each, rates, shares = image_flops(card, None), [], []
+    rates, shares = [], []
     for machine, precision in ((machines[name], precision) for name, precision in SHOWN):
-        share = share_of(machine, card.arch, image_tower(card), precision, each)
-        rates.append(
-            _short(share.value * machine.peak(precision) / machine.chips / each) + MARKS[share.basis]
-        )
+        rate, share = _rate(card, machine, precision)
+        rates.append(_short(rate) + MARKS[share.basis])
         shares.append(share)
     return rates, shares
+
+
+def _rate(card: Card, machine: MachineRates, precision: str) -> tuple[float, Share]:
+    each = image_flops(card, None)
+    share = share_of(machine, card.arch, image_tower(card), precision, each)
+    return share.value * machine.peak(precision) / machine.chips / each, share
+
+
+def estimated_rates() -> str:
+    """configs/estimated_rates.csv: a row for each registered image tower, chip and precision."""
+    chips = {machine.chip: machine for machine in load_machines() if machine.chip is not None}
+    lines = ["arch,chip,precision,images_per_second,basis\n"]
+    for card in (subject.card for subject in subjects()):
+        if card.arch.language is None:
+            for chip, precision in itertools.product(sorted(chips), PRECISIONS):
+                rate, share = _rate(card, chips[chip], precision)
+                lines.append(f"{card.arch.name},{chip},{precision},{float(f'{rate:.2g}'):g},{share.basis}\n")
+    return "".join(lines)
 
 
 def _by_arch(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:

@@ -8,10 +8,12 @@
     parity            configs/parity.json: architectures that are new or have changed, against their library
     open_clip_parity  configs/open_clip_parity.json: likewise open_clip's that no registered model has
     open_clip_table   the table of docs/reference/open_clip.md
-    flops             configs/flops.json: operations of the towers of new or changed architectures
+    flops             configs/flops.json: operations and params of new or changed architectures
     coverage          the tables of models in docs/reference/models.md
     tpu               the tables of docs/hardware/tpu.md and configs/tower_rates.csv; a family that has no row
                       is compiled where .venv-tpu is there
+    estimated_rates   configs/estimated_rates.csv: images a second of registered image towers on TPUs, from
+                      configs/tower_rates.csv
     cost              the tables of docs/hardware/cost.md
     tested_versions   configs/tested_versions.toml: the versions installed in .venv and .venv-newest, where
                       clipjax requires others than those that its tests ran with
@@ -106,14 +108,19 @@ def open_clip_table() -> None:
 
 
 def flops() -> None:
-    from clipjax.checkpoints.identity.registry import subjects
-    from clipjax.estimates.flops import arch_digest, recorded, traced_flops
+    from clipjax.analysis.cost.arch_costs import record_digest, recorded
+    from clipjax.estimates.flops import arch_digest, counted_params, traced_flops
+    from clipjax.models.arch import arch_records, load_arch
 
     entries = {}
-    for subject in subjects():
-        digest, old = arch_digest(subject.record), recorded().get(subject.arch)
-        current = old is not None and old["arch"] == digest
-        entries[subject.arch] = old if current else {"arch": digest, "towers": traced_flops(subject.card)}
+    for name in arch_records():
+        arch = load_arch(name)
+        digests = {"arch": arch_digest(arch), "record": record_digest(arch_records()[name])}
+        old = recorded().get(name, {})
+        if digests.items() <= old.items():
+            entries[name] = old
+        else:
+            entries[name] = {**digests, "towers": traced_flops(arch), "params": counted_params(arch)}
     lines = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items())]
     write(CONFIGS / "flops.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -158,6 +165,12 @@ def tpu() -> None:
     write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))
     write(tpu_table.RATES, tpu_table.rates(json.loads(tpu_table.RECORD.read_text())))
     write(tpu_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))
+
+
+def estimated_rates() -> None:
+    import _cost
+
+    write(CONFIGS / "estimated_rates.csv", _cost.estimated_rates())
 
 
 def cost() -> None:
@@ -277,7 +290,7 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
-        *(tpu, cost, tested_versions, published, published_page, expected_cells, data_page),
+        *(tpu, estimated_rates, cost, tested_versions, published, published_page, expected_cells, data_page),
         *(row_schema, refusals, keywords, house),
     )
 }

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from clipjax.analysis.cost.arch_costs import recorded
 from clipjax.checkpoints.card import Card
-from clipjax.config import config_dir
 from clipjax.data.pixels.normalize import normalize
 from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
@@ -21,7 +21,6 @@ from clipjax.models.precision import Precision
 from clipjax.models.unit_norm import unit_norm
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,28 @@ def tower_flops(card: Card) -> dict[str, int]:
     entry = recorded().get(card.arch.name)
     if entry is not None and entry["arch"] == arch_digest(card.arch):
         return entry["towers"]
-    return traced_flops(card)
+    return traced_flops(card.arch)
 
 
-def traced_flops(card: Card) -> dict[str, int]:
+def traced_flops(arch: Arch) -> dict[str, int]:
     """Like `tower_flops`, traced anew in place of read from the record."""
+    network, size = Network(arch), arch.vision.image_size
+    inputs = {"vision": jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)}
+    encode = {"vision": network.encode_image, "text": network.encode_text}
+    if arch.text is not None:
+        inputs["text"] = jax.ShapeDtypeStruct((1, arch.text.context_length), jnp.int32)
+    params = network.abstract_params()
     towers = {}
-    for tower in ("vision", "text") if card.arch.text is not None else ("vision",):
-        forward = forward_of(card, tower, "parity")
-        program = jax.make_jaxpr(forward.function)(forward.params, forward.batch(1))
+    for tower, batch in inputs.items():
+        program = jax.make_jaxpr(functools.partial(encode[tower], precision="parity"))(params, batch)
         towers[tower] = product_flops(program.jaxpr)
     return towers
 
 
-@functools.cache
-def recorded() -> dict[str, Any]:
-    """configs/flops.json: what `traced_flops` gave for the registered archs, since tracing takes time."""
-    return read_json(config_dir() / "flops.json")
+def counted_params(arch: Arch) -> dict[str, int]:
+    """The number of params by part: "vision", "text", "head", ..."""
+    parts = Network(arch).abstract_params()
+    return {part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parts[part])) for part in parts}
 
 
 def arch_digest(arch: Arch) -> str:

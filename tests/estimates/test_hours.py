@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import _cost
 import pytest
 
-from clipjax.checkpoints.identity.registry import model_card, subjects
+from clipjax.analysis.cost.arch_costs import record_digest, recorded
+from clipjax.config import config_dir
 from clipjax.errors import UsageError
 from clipjax.estimates import hours
 from clipjax.estimates.cost import ImageWork, Work
-from clipjax.estimates.flops import arch_digest, recorded, traced_flops
+from clipjax.estimates.flops import arch_digest, counted_params, traced_flops
 from clipjax.estimates.hours import MachineRates, amounts_of, hours_on, load_machines, share_of
-from clipjax.models.arch import load_arch
+from clipjax.models.arch import arch_records, load_arch
 from clipjax.sweep.model_choice import choose
 from clipjax.sweep.plan import SweepItem
 
@@ -101,11 +103,20 @@ def test_every_chip_has_what_its_hours_need() -> None:
                 assert 0 < hours._ratio(each, str(chip), precision) * each.share < 1
 
 
-def test_the_recorded_operations_are_those_of_the_architectures() -> None:
-    digests = {subject.arch: arch_digest(subject.record) for subject in subjects()}
-    assert {name: entry["arch"] for name, entry in recorded().items()} == digests, (
-        "run: python tests/records.py flops"
+def test_the_recorded_costs_are_those_of_the_architectures() -> None:
+    digests = {
+        name: {"arch": arch_digest(load_arch(name)), "record": record_digest(record)}
+        for name, record in arch_records().items()
+    }
+    kept = {name: {key: entry[key] for key in ("arch", "record")} for name, entry in recorded().items()}
+    assert kept == digests, "run: python tests/records.py flops"
+    for name in ("ViT-B-32-quickgelu", "resnet18"):
+        entry = recorded()[name]
+        assert entry["towers"] == traced_flops(load_arch(name))
+        assert entry["params"] == counted_params(load_arch(name))
+
+
+def test_the_recorded_rates_are_those_of_the_cost_page() -> None:
+    assert (config_dir() / "estimated_rates.csv").read_text() == _cost.estimated_rates(), (
+        "run: python tests/records.py estimated_rates"
     )
-    for model in ("vit_b_32-openai", "resnet18.tv_in1k"):
-        card = model_card(model)
-        assert recorded()[card.arch.name]["towers"] == traced_flops(card)

@@ -1,0 +1,1 @@
+"""What models cost: operations, params, images a second, and Pareto fronts."""
