@@ -45,6 +45,7 @@ ORDER = (
         "tasks",
         "compare",
         "rank",
+        "pareto",
         "power",
         "gate",
         "watch",

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
 
+from clipjax.analysis.cost.fronts import DOMINATED
+from clipjax.analysis.figures.labels import Names
 from clipjax.analysis.figures.spec import Axis, FitLine, Panel, Spec
 from clipjax.analysis.figures.style import INK, LINE_COLOURS, NO_ROWS, QUIET
 from clipjax.analysis.figures.yours import STATED, YOURS, Look, is_own, is_stated, look_of
@@ -28,15 +30,18 @@ WIDE = 34  # characters per line of a panel's text
 BARS = "bars: intervals of the numbers"
 CUTS = {"x": (CARETLEFT, CARETRIGHT), "y": (CARETDOWN, CARETUP)}  # heads of cut bars: lower and upper end
 CUT = "arrow: an interval that the scale cuts, at 0 or 1"
+FRONT_LINE, FRONT_WIDTH = "line: Pareto front", 1.0
+BEATEN = "cross: decidedly beaten"
 FEWEST = 3  # models for a trend line
 
 
 @dataclass
 class Drawing:
-    """`names`: gid of a collection of points -> their names."""
+    """`names`: gid of a collection of points -> their names. `labels`: the names that are written."""
 
     figure: Figure
     names: dict[str, list[str]] = field(default_factory=dict)
+    labels: list[Names] = field(default_factory=list)
 
 
 class MissingRow(NamedTuple):
@@ -181,29 +186,25 @@ def draw_cuts(area: Axes, which: str, bars: Bars, beside: np.ndarray, colour: st
             area.plot(*pair, linestyle="none", marker=head, markersize=4, color=colour, zorder=2.2)
 
 
-def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
-    """Draw rings around models with stated facts, and names of highlighted ones (with `spec.names`: of all).
+def draw_own(
+    drawing: Drawing,
+    area: Axes,
+    spec: Spec,
+    shown: Sequence[Point],
+    x: np.ndarray,
+    y: np.ndarray,
+    named: Iterable[str] = (),
+) -> None:
+    """Draw rings around models with stated facts; collect the names of highlighted and of `named` models.
 
-    Needs the axes' limits: a name stands on the side with room.
+    With `spec.names`, the names of all. `write_names` writes them when the whole figure is drawn.
     """
     stated = [k for k, point in enumerate(shown) if is_stated(point.facts)]
     if stated:
         area.scatter(x[stated], y[stated], s=95, facecolors="none", edgecolors=INK, linewidths=0.6, zorder=5)
-    middle = sum(area.get_xlim()) / 2
-    for k in (k for k, point in enumerate(shown) if spec.names or point.model in spec.highlight):
-        left = x[k] > middle
-        said = area.annotate(
-            name_of(shown[k]),
-            (x[k], y[k]),
-            xytext=(-7 if left else 7, 4),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            size=7,
-            color=INK,
-            zorder=5.2,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.7},
-        )
-        said.set_in_layout(False)
+    some = {*spec.highlight, *named}
+    names = {k: name_of(point) for k, point in enumerate(shown) if spec.names or point.model in some}
+    drawing.labels.append(Names(area, x, y, names))
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
@@ -241,8 +242,16 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
         lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label=BARS))
     if any(has_cut(spec, content) for content in contents):
         lines.append(_sign(CUTS["x"][1], 4.0, QUIET, CUT))
+    lines += _front_marks(contents)
     own = own_marks(spec, [point for point, _ in shown], counts.get(YOURS.key, 0))
     return [marks, shapes, lines + own] if shapes else [marks + lines + own]
+
+
+def _front_marks(contents: Sequence[Content]) -> list[Line2D]:
+    fronts = [content.panel.front for content in contents if content.panel.front is not None]
+    marks = [Line2D([], [], color=INK, linewidth=FRONT_WIDTH, label=FRONT_LINE)] if fronts else []
+    beaten = any(front.models(DOMINATED) for front in fronts)
+    return [*marks, *([_sign("x", 4.5, INK, BEATEN)] if beaten else [])]
 
 
 def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:

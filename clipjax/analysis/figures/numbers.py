@@ -41,6 +41,7 @@ POINT = (
     *("reference", "effective_robustness", *(f"effective_robustness_{name}" for name in LIMITS)),
     "extrapolated",
 )
+FRONT = ("on_front", "verdict")  # of figures with a cost
 PEOPLE = ("panel", "title", "people", "images", "value", *LIMITS, "row")
 ESTIMATES = ("slope", "intercept", "slope_difference", "offset", "tan_angle")
 TREND = (
@@ -67,7 +68,8 @@ class FigureNumbers:
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Each file as (end of its name, CSV text): points, then trends and people if there are any."""
-        yield "_points.csv", _csv(POINT, self.points())
+        fronts = any(content.panel.front is not None for content in self.contents)
+        yield "_points.csv", _csv((*POINT, *FRONT) if fronts else POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
         if people := list(self.people()):
@@ -122,7 +124,15 @@ def _points(
             **_axis("x", content.panel.x, point.x),
             **(_axis("y", content.panel.y, point.y) if content.panel.y is not None else {}),
             **above,
+            **_front(content, point),
         }
+
+
+def _front(content: Content, point: Point) -> dict[str, Any]:
+    front = content.panel.front
+    if front is None:
+        return {}
+    return {"on_front": point.model in front.line, "verdict": front.verdicts.get(point.model)}
 
 
 def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:

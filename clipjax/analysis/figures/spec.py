@@ -46,13 +46,36 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class PanelFront:
+    """A Pareto front in a panel.
+
+    Attributes:
+        line: the models on it by the numbers as they are, the cheapest first.
+        verdicts: model -> what `clipjax.analysis.cost.fronts` decided; empty where nothing was tested.
+    """
+
+    line: tuple[str, ...]
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+
+    def models(self, verdict: str) -> set[str]:
+        return {model for model, each in self.verdicts.items() if each == verdict}
+
+
+@dataclass(frozen=True)
 class Panel:
-    """`above`: key of a fit; y is then the number minus that trend. Strips and bins of curves have no `y`."""
+    """One area of a figure.
+
+    Attributes:
+        y: None in strips and bins of curves.
+        above: key of a fit; y is then the number minus that trend.
+        front: a Pareto front to draw; never set by a file.
+    """
 
     title: str
     x: Axis
     y: Axis | None
     above: str = ""
+    front: PanelFront | None = None
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -291,7 +314,7 @@ def _gathered(problems: Problems, panels: Iterable[tuple[Where, Where, bool, str
 
 
 def _panel(record: Where, words: Where, with_y: bool, where: str) -> Panel:
-    given = {} if with_y else {"y": None, "above": ""}
+    given: dict[str, Any] = {"front": None} if with_y else {"front": None, "y": None, "above": ""}
     return read(Panel, _filled(record, words, where), where, given=given, how={Axis: _axis})
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from clipjax.analysis.claims.claims import check
 from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.cost.measured_rates import measured_rates
+from clipjax.analysis.cost.model_costs import model_costs
 from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.answers_section import Images, answers_section
+from clipjax.analysis.report.cost_section import cost_section
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.expected_section import expected_section
 from clipjax.analysis.report.gallery_links import gallery_links
@@ -44,6 +47,7 @@ class Choices:
         claims: None for configs/claims.toml.
         prompts: default the study's, for claims the file's.
         gallery: a page of `clipjax gallery`, which the numbers of its data sets link to.
+        rates: files or folders of measured images a second (`clipjax.analysis.cost.measured_rates`).
     """
 
     figures: Sequence[str] | None = None
@@ -53,6 +57,7 @@ class Choices:
     parts: bool = True
     highlight: tuple[str, ...] = ()
     gallery: Path | None = None
+    rates: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ def write_report(
 
     Raises:
         UsageError: unknown figure.
-        DataError: a file of figures or claims, or the gallery, has another form, or the page cannot be
-            written.
+        DataError: a file of figures, claims or rates, or the gallery, has another form, or the page cannot
+            be written.
     """
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
@@ -99,14 +104,18 @@ def write_report(
     ]
     if images is not None:
         sections.insert(2, answers_section(rows, images))
-    sections = [*_first(rows, rankings), *sections]
+    sections = [*_first(rows, rankings, choices, taken), *sections]
     text = page(data, [section for section in sections if section.body]).encode()
     write_bytes(out, text)
     return PageSize(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))
 
 
-def _first(rows: Sequence[Row], rankings: Mapping[str, ModelRanking] | None) -> Iterator[Section]:
+def _first(
+    rows: Sequence[Row], rankings: Mapping[str, ModelRanking] | None, choices: Choices, taken: RowChoice
+) -> Iterator[Section]:
     if rankings:
+        costs = model_costs(rows, measured_rates(choices.rates))
         yield ranks_section(rankings)
+        yield cost_section(rows, rankings, costs, taken)
     if expected := expected_cells(rows):
         yield expected_section(expected)

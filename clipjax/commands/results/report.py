@@ -15,6 +15,7 @@ from clipjax.commands.shared.options import (
     HighlightOption,
     PrecisionOption,
     PromptSetOption,
+    RatesOption,
     ResultsOptions,
 )
 from clipjax.commands.shared.output import say
@@ -49,18 +50,19 @@ class ReportOptions:
         bool,
         typer.Option(
             "--ranks/--no-ranks",
-            help="Also show the ranks that each model may have, by its headlines.",
+            help="Also show the ranks that each model may have, by its headlines, and Pareto fronts of cost.",
         ),
     ] = True
+    rates: RatesOption = None
     PANELS: ClassVar = {
-        "What is on the page": ("figure", "claims", "highlight", "gallery", "parts", "ranks"),
+        "What is on the page": ("figure", "claims", "highlight", "gallery", "parts", "ranks", "rates"),
         "Which numbers": ("prompts", "precision"),
         "Input and output": ("results", "out", "name"),
     }
 
 
 def report(options: ReportOptions) -> None:
-    r"""Write one HTML page: tables, plots, ranks, the paper's figures and tables, answers, and claims.
+    r"""Write one HTML page: tables, plots, ranks, costs, the paper's figures and tables, answers, and claims.
 
     Tables can be sorted and plots explored; each number comes with how it was made. The page is one file and
     needs no network.
@@ -84,7 +86,8 @@ def report(options: ReportOptions) -> None:
     if options.figure:
         for each in unknown_names([load_spec(name) for name in options.figure], RowIndex(rows)):
             say(each, err=True)
-    choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
+    rates = tuple(options.rates or ())
+    choices = fields_of(Choices, options, figures=options.figure, highlight=highlight, rates=rates)
     name = options.name or options.where.path.resolve().name
     rankings = None
     if options.ranks:

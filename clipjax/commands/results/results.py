@@ -15,9 +15,10 @@ from clipjax.commands.results.diff import DiffOptions, diff
 from clipjax.commands.results.listing import ExportOptions, ListOptions, export, list_rows
 from clipjax.commands.results.mce import MceOptions, mce
 from clipjax.commands.results.publish import PublishOptions, publish
+from clipjax.commands.results.scatter import ScatterOptions, scatter
 from clipjax.commands.results.show import ShowOptions, show
 from clipjax.commands.results.sync import SyncOptions, sync
-from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
+from clipjax.commands.results.table import TableOptions, table
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOptions, RunArgument
 from clipjax.commands.shared.output import announce, say

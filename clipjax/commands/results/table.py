@@ -1,4 +1,4 @@
-"""`clipjax results table` and `scatter`."""
+"""`clipjax results table`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import typer
 
 from clipjax.commands.results.listing import RowOptions
 from clipjax.commands.shared.options import (
-    HighlightOption,
     OutFileOption,
     PrecisionOption,
     PromptSetOption,
     ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import check_choice, check_form, check_models, emit, opened
+from clipjax.commands.shared.result_folder import check_choice, check_form, emit
 from clipjax.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -136,60 +135,3 @@ def _without_rank(place: Place, cells: dict[str, Cell]) -> list[str]:
 def _some(lines: Sequence[str]) -> str:
     more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
     return "; ".join(lines[:NAMED]) + more
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScatterOptions:
-    x: Annotated[str, typer.Argument(metavar="X", help="Number across: DATASET/METRIC.")]
-    y: Annotated[str, typer.Argument(metavar="Y", help="Number upwards: DATASET/METRIC.")]
-    where: ResultsOptions
-    task: Annotated[
-        str | None, typer.Option("--task", "-t", help="Task of both, if several tasks have such a number.")
-    ] = None
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Both axes' scale: probit, logit, log or linear. Default: probit for fractions, else linear."
-        ),
-    ] = None
-    label: Annotated[bool, typer.Option("--label", help="Write every model's name beside its point.")] = False
-    highlight: HighlightOption = None
-    prompts: PromptSetOption = None
-    precision: PrecisionOption = "parity"
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Files to write, without an ending: png, pdf, svg and csv.")
-    ] = Path("scatter")
-
-
-def scatter(options: ScatterOptions) -> None:
-    r"""Draw one number of the models against another, with a robust fit.
-
-    Examples:
-
-        clipjax results scatter imagenet_val/top1 imagenet_r/top1 --label
-
-        clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" \
-            --out ood
-    """
-    from clipjax.analysis.figures.two_numbers import draw_two, not_alike
-    from clipjax.analysis.rows.cells import RowIndex
-
-    index = RowIndex(opened(options.where.path).rows())
-    check_choice(index, prompts=options.prompts, precision=options.precision)
-    check_models(index.models, options.highlight or ())
-    done = draw_two(
-        index,
-        options.x,
-        options.y,
-        options.out,
-        task=options.task,
-        scale=options.scale,
-        names=options.label,
-        highlight=options.highlight or (),
-        prompts=options.prompts,
-        precision=options.precision,
-    )
-    if lines := not_alike(done, options.x, options.y):
-        say(f"not measured alike: {'; '.join(lines)}", err=True)
-    for file in done.files:
-        say(str(file))

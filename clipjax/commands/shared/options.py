@@ -162,6 +162,14 @@ LinesOption = Annotated[
 ]
 OutFolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
 OutFileOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")]
+RatesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--rates",
+        help="Measured images a second, as `--batch-size auto` records them: a file, or a folder such as "
+        "~/.cache/clipjax/batch_sizes; may be repeated.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")]
 
 

@@ -93,13 +93,16 @@ def rank_models(
     Raises:
         UsageError: no row has this metric, model, task, data set or run; the metric is not a share of images,
             or a higher number of it is not better.
-        DataError: nowhere are two models measured alike on the same `FEWEST` images or more.
+        DataError: nowhere are two models measured alike on the same `FEWEST` images or more, or nothing was
+            measured.
     """
     _check_end(metric)
     wanted = {"model": models, "task": tasks, "dataset": datasets, "run_id": runs}
     how = _Tests(each, side, level, draws, seed)
     store = ResultStore(results)
-    rows = rows_of(measured_rows(store), metric, wanted)
+    if not (measured := measured_rows(store)):
+        raise DataError(f"{results} has no run of clipjax's: published numbers come without their images")
+    rows = rows_of(measured, metric, wanted)
     ranking = _ranking(store, metric, rows, lambda rows: choice or RunFilter(), how)
     if not ranking.places:
         why = "; ".join(f"{place}: {words}" for place, words in ranking.not_ranked.items())

@@ -1,10 +1,11 @@
-"""Axes on a probit, logit or linear scale, with readable ticks.
+"""Axes on a probit, logit, log or linear scale, with readable ticks.
 
 Coordinates are transformed before drawing, so that a fit is a straight line.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
         values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in values) if low <= t <= high]
     inside: list[float] = []
-    for numbers in _SETS:
+    for numbers in _decades(low, high) if scale == "log" else _SETS:
         inside = [t for t in numbers if low <= t <= high]
         if len(inside) >= FEWEST:
             break
@@ -44,6 +45,13 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
         if not kept or at - coordinates[kept[-1]] >= gap:
             kept.append(k)
     return [inside[k] for k in kept]
+
+
+def _decades(low: float, high: float) -> list[list[float]]:
+    """Ticks of a log axis, coarse to fine: powers of ten, then 1, 2, 5, then more of each decade."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = ([1], [1, 3], [1, 2, 5], range(1, 10), [k / 10 for k in range(10, 100)])
+    return [[float(f"{step}e{power}") for power in powers for step in some] for some in steps]
 
 
 def ends(coordinates: np.ndarray) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from clipjax.analysis.figures.frame import (
     say_missing,
     set_legend,
 )
+from clipjax.analysis.figures.labels import write_names
 from clipjax.analysis.figures.panels.axes import ends, set_axis
 from clipjax.analysis.figures.spec import Curves, Spec
 from clipjax.analysis.figures.style import INK, RC, new_figure
@@ -59,11 +60,12 @@ def draw_curves(spec: Spec, contents: Sequence[Content], commands: Sequence[str]
             bins = list(itertools.islice(rest, len(curves.bins)))
             area.set_title(curves.title, loc="left", size=9)
             if by_group := _marks(spec, bins):
-                drawing.names |= _draw(area, spec, curves, bins[0], by_group, f"{spec.name}-{k}")
+                drawing.names |= _draw(drawing, area, spec, curves, bins[0], by_group, f"{spec.name}-{k}")
             else:
                 say_missing(area, _together(bins), commands)
         figure.suptitle(spec.title, color=INK, size=11)
         set_legend(figure, entries)
+        write_names(drawing.labels)
     return drawing
 
 
@@ -85,7 +87,13 @@ def _marks(spec: Spec, bins: Sequence[Content]) -> dict[str, list[_Mark]]:
 
 
 def _draw(
-    area: Axes, spec: Spec, curves: Curves, first: Content, by_group: dict[str, list[_Mark]], gid: str
+    drawing: Drawing,
+    area: Axes,
+    spec: Spec,
+    curves: Curves,
+    first: Content,
+    by_group: dict[str, list[_Mark]],
+    gid: str,
 ) -> dict[str, list[str]]:
     """Returns the points' names by gid of their collection."""
     axis, names, limits, own = first.panel.x, {}, [], []
@@ -111,7 +119,7 @@ def _draw(
     area.set_ylabel(axis_title(axis), size=8)
     area.tick_params(labelsize=7)
     for points, x, y in own:
-        draw_own(area, spec, points, x, y)
+        draw_own(drawing, area, spec, points, x, y)
     return names
 
 

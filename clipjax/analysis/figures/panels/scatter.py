@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
+from clipjax.analysis.cost.fronts import DOMINATED
 from clipjax.analysis.figures.frame import (
+    FRONT_WIDTH,
     Bars,
     Content,
     Drawing,
@@ -28,9 +30,10 @@ from clipjax.analysis.figures.frame import (
     set_legend,
     title_axes,
 )
+from clipjax.analysis.figures.labels import write_names
 from clipjax.analysis.figures.panels.axes import ends, set_axis
 from clipjax.analysis.figures.panels.trends import Trend, trends_of
-from clipjax.analysis.figures.spec import Panel, Spec
+from clipjax.analysis.figures.spec import Panel, PanelFront, Spec
 from clipjax.analysis.figures.style import INK, RC, new_figure
 from clipjax.analysis.figures.yours import YOURS
 from clipjax.analysis.rows.groups import Group
@@ -78,12 +81,13 @@ def draw_scatter(
             area.set_title(content.panel.title, loc="left", size=9)
             if shown[k - 1]:
                 fits = trends[k - 1] if trends is not None else _fitted(spec, content)
-                drawing.names |= draw_panel(area, spec, content, fits, f"{spec.name}-{k}")
+                drawing.names |= draw_panel(drawing, area, spec, content, fits, f"{spec.name}-{k}")
             else:
                 say_missing(area, content, commands)
         title_axes(grid, [content.panel for content in contents], shown)
         figure.suptitle(spec.title, color=INK, size=11)
         set_legend(figure, entries)
+        write_names(drawing.labels)
     return drawing
 
 
@@ -92,7 +96,7 @@ def _fitted(spec: Spec, content: Content) -> list[Trend]:
 
 
 def draw_panel(
-    area: Axes, spec: Spec, content: Content, trends: Sequence[Trend], gid: str
+    drawing: Drawing, area: Axes, spec: Spec, content: Content, trends: Sequence[Trend], gid: str
 ) -> dict[str, list[str]]:
     """Returns the points' names by gid of their collection."""
     panel = content.panel
@@ -116,7 +120,9 @@ def draw_panel(
         area.text(0.04, 0.96, _angle(spec, trends), transform=area.transAxes, va="top", size=7, color=INK)
     set_axis(area, "x", limits[0], panel.x.scale, panel.x.unit)
     set_axis(area, "y", limits[1], panel.y.scale, panel.y.unit)
-    draw_own(area, spec, points, x.at, y.at)
+    front = panel.front or PanelFront(())
+    _draw_front(area, front, [point.model for point in points], x.at, y.at)
+    draw_own(drawing, area, spec, points, x.at, y.at, front.line)
     return names
 
 
@@ -174,6 +180,16 @@ def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> N
     edge = [withStroke(linewidth=2.6, foreground="white")]
     look = {"color": line_colour(spec, line), "linestyle": line.style, "linewidth": 1.3}
     area.plot(*at, zorder=4, gid=gid, path_effects=edge, **look)
+
+
+def _draw_front(area: Axes, front: PanelFront, models: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
+    """Draw the front as steps, and a cross on each model that is decidedly beaten."""
+    if not (at := [models.index(model) for model in front.line if model in models]):
+        return
+    across, up = np.repeat(x[at], 2)[1:], np.repeat(y[at], 2)[:-1]
+    area.plot(across, up, color=INK, linewidth=FRONT_WIDTH, zorder=3.5)
+    beaten = [k for k, model in enumerate(models) if model in front.models(DOMINATED)]
+    area.plot(x[beaten], y[beaten], "x", color=INK, markersize=4.5, markeredgewidth=0.7, zorder=4)
 
 
 def _angle(spec: Spec, trends: Sequence[Trend]) -> str:

@@ -26,6 +26,7 @@ from clipjax.analysis.figures.frame import (
     said,
     say_missing,
 )
+from clipjax.analysis.figures.labels import write_names
 from clipjax.analysis.figures.panels.axes import ends, set_axis
 from clipjax.analysis.figures.spec import Panel, Spec
 from clipjax.analysis.figures.style import INK, NO_ROWS, QUIET, RC, new_figure
@@ -51,11 +52,12 @@ def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str])
         for k, (area, content) in enumerate(zip(grid, contents), 1):
             area.set_title(content.panel.title, loc="left", size=9)
             if drawn(spec, content):
-                drawing.names |= _draw(area, spec, content, groups, f"{spec.name}-{k}")
+                drawing.names |= _draw(drawing, area, spec, content, groups, f"{spec.name}-{k}")
             else:
                 say_missing(area, content, commands)
         figure.suptitle(spec.title, color=INK, size=11)
         figure.supxlabel(_explained(spec, contents), size=8, color=INK)
+        write_names(drawing.labels)
     return drawing
 
 
@@ -90,7 +92,7 @@ def people_in_words(row: Row) -> str:
 
 
 def _draw(
-    area: Axes, spec: Spec, content: Content, groups: Sequence[Group], gid: str
+    drawing: Drawing, area: Axes, spec: Spec, content: Content, groups: Sequence[Group], gid: str
 ) -> dict[str, list[str]]:
     panel, names, labels, limits = content.panel, {}, [], []
     own: list[tuple[list[Point], np.ndarray, np.ndarray]] = []
@@ -119,7 +121,7 @@ def _draw(
     area.set_ylim(-0.6, len(labels) - 0.4)
     set_axis(area, "x", ends(np.concatenate(limits)), panel.x.scale, panel.x.unit)
     for members, x, y in own:
-        draw_own(area, spec, members, x, y)
+        draw_own(drawing, area, spec, members, x, y)
     area.set_xlabel(axis_title(panel.x))
     area.grid(visible=False, axis="y")
     return names
