@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from clipjax.analysis.cost.arch_costs import recorded
+from clipjax.analysis.cost.arch_costs import ArchCost, recorded
 from clipjax.checkpoints.card import Card
 from clipjax.data.pixels.normalize import normalize
-from clipjax.models.arch import Arch, arch_to_dict
+from clipjax.entry_points import cached
+from clipjax.errors import UsageError
+from clipjax.models.arch import Arch, arch_to_dict, load_arch
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
+from clipjax.models.resample import resized_arch
 from clipjax.models.unit_norm import unit_norm
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.digests import sha256_json
@@ -87,6 +90,25 @@ def traced_flops(arch: Arch) -> dict[str, int]:
         program = jax.make_jaxpr(functools.partial(encode[tower], precision="parity"))(params, batch)
         towers[tower] = product_flops(program.jaxpr)
     return towers
+
+
+@cached
+def traced_cost(name: str, image_size: int | None = None) -> ArchCost | None:
+    """The cost of an architecture of configs/archs or an added folder, without estimates of its rate.
+
+    Args:
+        image_size: of the images, in pixels; None: its own.
+
+    Returns:
+        None if the architecture takes no images of that size.
+    """
+    arch = load_arch(name)
+    try:
+        arch = arch if image_size is None else resized_arch(arch, image_size)
+    except UsageError:
+        return None
+    operations = None if arch.language is not None else traced_flops(arch)["vision"]
+    return ArchCost(name, arch.vision.image_size, operations, counted_params(arch), ())
 
 
 def counted_params(arch: Arch) -> dict[str, int]:

@@ -10,7 +10,7 @@ estimates, are costs of their own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,30 +79,38 @@ class ModelCosts:
         return self.costs[name]
 
 
-def model_costs(rows: Iterable[Row], measured: Sequence[MeasuredRate] = ()) -> ModelCosts:
+Trace = Callable[[str, int | None], ArchCost | None]
+
+
+def model_costs(
+    rows: Iterable[Row], measured: Sequence[MeasuredRate] = (), trace: Trace | None = None
+) -> ModelCosts:
     """The costs of the models of result rows.
 
     Args:
         measured: images a second, of `clipjax.analysis.cost.measured_rates.measured_rates`.
+        trace: (architecture, image size) -> its cost where none is recorded, such as
+            `clipjax.estimates.flops.traced_cost`, which loads JAX; None: such models have no cost.
     """
     facts = {model_name(row): (row["model"], row["model_facts"]) for row in rows if not of_people(row)}
-    archs = {model: _arch_of(name, of) for model, (name, of) in facts.items()}
+    archs = {model: _arch_of(name, of, trace) for model, (name, of) in facts.items()}
     costs = [_operations(archs), *_params(archs, facts), *_measured(archs, measured), *_estimated(archs)]
     return ModelCosts([*facts], costs)
 
 
-def _arch_of(name: str, facts: Mapping[str, Any]) -> ArchCost | str:
+def _arch_of(name: str, facts: Mapping[str, Any], trace: Trace | None) -> ArchCost | str:
     """The cost of the model's architecture, or why it is not known."""
     arch = facts.get("arch") or _published_arch(name, facts.get("image_size"))
     if arch is None:
         return "its rows name no architecture of clipjax's"
-    cost = recorded_cost(arch)
+    cost, size = recorded_cost(arch), facts.get("image_size")
+    if cost is not None and size in (None, cost.image_size):
+        return cost
+    if trace is not None and (traced := trace(arch, size)) is not None:
+        return traced
     if cost is None:
-        return f"nothing is recorded of its architecture {arch} (configs/flops.json)"
-    size = facts.get("image_size")
-    if size not in (None, cost.image_size):
-        return f"its images have {size} pixels, and {arch} is recorded for {cost.image_size}"
-    return cost
+        return f"no cost is known of its architecture {arch}, which is not one of configs/archs"
+    return f"its images have {size} pixels, and {arch} is recorded for {cost.image_size}"
 
 
 def _published_arch(name: str, image_size: int | None) -> str | None:

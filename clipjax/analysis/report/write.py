@@ -13,8 +13,7 @@ from pathlib import Path
 
 from clipjax.analysis.claims.claims import check
 from clipjax.analysis.claims.ledger import ledger
-from clipjax.analysis.cost.measured_rates import measured_rates
-from clipjax.analysis.cost.model_costs import model_costs
+from clipjax.analysis.cost.model_costs import ModelCosts, model_costs
 from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.answers_section import Images, answers_section
 from clipjax.analysis.report.cost_section import cost_section
@@ -47,7 +46,6 @@ class Choices:
         claims: None for configs/claims.toml.
         prompts: default the study's, for claims the file's.
         gallery: a page of `clipjax gallery`, which the numbers of its data sets link to.
-        rates: files or folders of measured images a second (`clipjax.analysis.cost.measured_rates`).
     """
 
     figures: Sequence[str] | None = None
@@ -57,7 +55,6 @@ class Choices:
     parts: bool = True
     highlight: tuple[str, ...] = ()
     gallery: Path | None = None
-    rates: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,7 @@ def write_report(
     *,
     images: Images | None = None,
     rankings: Mapping[str, ModelRanking] | None = None,
+    costs: ModelCosts | None = None,
 ) -> PageSize:
     """Write the page, whole or not at all.
 
@@ -84,11 +82,12 @@ def write_report(
         images: a run's id -> its per-image table, for the answers; None shows none.
         rankings: the models' ranks by metric (`clipjax.evaluation.comparison.ranking.rank_headlines`); None
             shows none.
+        costs: what the models cost, shown beside the ranks; default: what is recorded.
 
     Raises:
         UsageError: unknown figure.
-        DataError: a file of figures, claims or rates, or the gallery, has another form, or the page cannot
-            be written.
+        DataError: a file of figures or claims, or the gallery, has another form, or the page cannot be
+            written.
     """
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
@@ -104,18 +103,20 @@ def write_report(
     ]
     if images is not None:
         sections.insert(2, answers_section(rows, images))
-    sections = [*_first(rows, rankings, choices, taken), *sections]
+    sections = [*_first(rows, rankings, costs, taken), *sections]
     text = page(data, [section for section in sections if section.body]).encode()
     write_bytes(out, text)
     return PageSize(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))
 
 
 def _first(
-    rows: Sequence[Row], rankings: Mapping[str, ModelRanking] | None, choices: Choices, taken: RowChoice
+    rows: Sequence[Row],
+    rankings: Mapping[str, ModelRanking] | None,
+    costs: ModelCosts | None,
+    taken: RowChoice,
 ) -> Iterator[Section]:
     if rankings:
-        costs = model_costs(rows, measured_rates(choices.rates))
         yield ranks_section(rankings)
-        yield cost_section(rows, rankings, costs, taken)
+        yield cost_section(rows, rankings, costs or model_costs(rows), taken)
     if expected := expected_cells(rows):
         yield expected_section(expected)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from clipjax.commands.results.costs import costs_of
 from clipjax.commands.shared.options import (
     JsonOption,
     OnlyDatasetsOption,
@@ -80,11 +81,9 @@ def pareto(options: ParetoOptions) -> None:
             --rates ~/.cache/clipjax/batch_sizes
     """
     from clipjax.analysis.cost.fronts import pareto_front
-    from clipjax.analysis.cost.measured_rates import measured_rates
-    from clipjax.analysis.cost.model_costs import absent_in_words, model_costs
+    from clipjax.analysis.cost.model_costs import absent_in_words
 
-    rows = opened(options.where.path).rows()
-    cost = model_costs(rows, measured_rates(options.rates or ())).find(options.cost)
+    cost = costs_of(opened(options.where.path).rows(), options.rates).find(options.cost)
     ranking = _ranking(options)
     every = [pareto_front(place, cost) for place in ranking.places]
     fronts = [front for front in every if len(front.models) > 1]

@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from clipjax.commands.results.costs import costs_of
+from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.figure_names import unknown_names
 from clipjax.commands.shared.options import (
     ClaimsOption,
@@ -74,6 +76,7 @@ def report(options: ReportOptions) -> None:
         clipjax report results --figure fig1 --figure table4 \
             --claims mine.toml
     """
+    refuse_beside("--no-ranks", {} if options.ranks else {"--rates": options.rates})
     store, highlight = opened(options.where.path), tuple(options.highlight or ())
     from clipjax.analysis.figures.spec import load_spec
     from clipjax.analysis.report.write import Choices, write_report
@@ -86,15 +89,17 @@ def report(options: ReportOptions) -> None:
     if options.figure:
         for each in unknown_names([load_spec(name) for name in options.figure], RowIndex(rows)):
             say(each, err=True)
-    rates = tuple(options.rates or ())
-    choices = fields_of(Choices, options, figures=options.figure, highlight=highlight, rates=rates)
+    choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
     name = options.name or options.where.path.resolve().name
-    rankings = None
+    rankings = costs = None
     if options.ranks:
         from clipjax.evaluation.comparison.ranking import rank_headlines
         from clipjax.evaluation.comparison.run_pairs import RunFilter
 
         rankings = rank_headlines(options.where.path, RunFilter(options.prompts, options.precision))
-    written = write_report(rows, options.out, name, choices, images=store.images, rankings=rankings)
+        costs = costs_of(rows, options.rates) if rankings or options.rates else None
+    written = write_report(
+        rows, options.out, name, choices, images=store.images, rankings=rankings, costs=costs
+    )
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
     say(f"{options.out}: {written.megabytes:.1f} MB, {models}, {numbers}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipjax.commands.results.costs import costs_of
 from clipjax.commands.shared.options import (
     HighlightOption,
     PrecisionOption,
@@ -72,8 +73,6 @@ def scatter(options: ScatterOptions) -> None:
             --out ood
     """
     from clipjax.analysis.cost.cost_rows import AXIS
-    from clipjax.analysis.cost.measured_rates import measured_rates
-    from clipjax.analysis.cost.model_costs import model_costs
     from clipjax.analysis.figures.two_numbers import draw_two, not_alike
     from clipjax.analysis.rows.cells import RowIndex
 
@@ -81,7 +80,7 @@ def scatter(options: ScatterOptions) -> None:
     index = RowIndex(rows)
     check_choice(index, prompts=options.prompts, precision=options.precision)
     check_models(index.models, options.highlight or ())
-    costs = model_costs(rows, measured_rates(options.rates or ()))
+    costs = costs_of(rows, options.rates)
     done = draw_two(
         index,
         options.x,

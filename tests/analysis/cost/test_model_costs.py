@@ -18,6 +18,7 @@ from clipjax.analysis.cost.model_costs import ESTIMATED, MEASURED, OPERATIONS, M
 from clipjax.analysis.rows.cells import RowIndex, Term
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
+from clipjax.estimates.flops import traced_cost
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import new_run_id
 
@@ -52,7 +53,7 @@ def test_models_without_a_cost_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = found.find(OPERATIONS).absent
     assert absent == {
         "mine": "its rows name no architecture of clipjax's",
-        "own": "nothing is recorded of its architecture my_tower (configs/flops.json)",
+        "own": "no cost is known of its architecture my_tower, which is not one of configs/archs",
         "larger@448px": "its images have 448 pixels, and ViT-B-32 is recorded for 224",
         "talks": "it answers with a language model, whose operations depend on the question",
     }
@@ -67,6 +68,22 @@ def test_models_without_a_cost_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recorded_cost("ViT-B-32") is None  # of another architecture under this name
     monkeypatch.undo()
     arch_costs.recorded_cost.cache_clear()
+
+
+def test_other_image_sizes_are_traced_where_that_is_asked_for() -> None:
+    facts = {"arch": "ViT-B-32", "resized": {"image_size": 224}}
+    rows = [
+        row(new_run_id(), model="b32", model_facts={**facts, "image_size": size}) for size in (64, 224, 100)
+    ]
+    found = model_costs(rows, trace=traced_cost).find(OPERATIONS)
+    n, d = 5, 768  # four patches and a class token
+    by_hand = 2 * (4 * 3 * 32**2 * d + 12 * (12 * n * d**2 + 2 * n**2 * d) + d * 512)
+    assert found.numbers["b32@64px"] == pytest.approx(by_hand / 1e9, rel=1e-3)
+    assert found.numbers["b32@224px"] == pytest.approx(8.818, abs=0.001)
+    assert found.absent == {"b32@100px": "its images have 100 pixels, and ViT-B-32 is recorded for 224"}
+    traced = model_costs(rows, trace=traced_cost)
+    assert traced.find("params").numbers["b32@64px"] == pytest.approx(87.849216 - 45 * 768 / 1e6)
+    assert "b32@64px" in traced.find(f"{ESTIMATED} v5e fast").absent
 
 
 def test_published_models_of_known_architectures_have_costs() -> None:

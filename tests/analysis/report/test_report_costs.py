@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from _compared import add, ids
+from typer.testing import CliRunner
 
 from clipjax.analysis.cost.measured_rates import MeasuredRate
 from clipjax.analysis.cost.model_costs import model_costs
 from clipjax.analysis.report.cost_section import cost_section
 from clipjax.analysis.report.sections import RowChoice
 from clipjax.analysis.report.write import Choices, write_report
+from clipjax.cli import app
 from clipjax.evaluation.comparison.ranking import rank_headlines
 from clipjax.results.store import ResultStore
 
@@ -80,20 +82,26 @@ def test_models_on_other_images_are_in_no_front(folder: Path) -> None:
 
 
 def test_the_page_has_the_section_only_with_ranks_and_costs(folder: Path, tmp_path: Path) -> None:
-    store, out = ResultStore(folder), tmp_path / "page.html"
+    out = tmp_path / "page.html"
     rates = tmp_path / "cpu.json"
     about = {"arch": "ViT-B-32", "image_size": 224, "precision": "fast", "devices": 1}
     batches = {"k": {"batch": 8, "measured": {**about, "images a second": {"8": 77.0}}}}
     rates.write_text(json.dumps({"device": "cpu", "batches": batches}))
-    choices = Choices(figures=[], rates=(rates,))
-    write_report(store.rows(), out, "mine", choices, rankings=rank_headlines(folder))
-    text = out.read_text(encoding="utf-8")
+
+    def page(*options: str) -> str:
+        words = ["report", str(folder), "--out", str(out), "--figure", "fig4", *options]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.exception
+        return out.read_text(encoding="utf-8")
+
+    text = page("--rates", str(rates))
     assert '<section aria-labelledby="cost-title">' in text
     assert "images a second, cpu fast (measured)" in text
-    write_report(store.rows(), out, "mine", choices)
-    assert "cost-title" not in out.read_text(encoding="utf-8")
+    assert "cost-title" not in page("--no-ranks")
+    refused = CliRunner().invoke(app, ["report", str(folder), "--no-ranks", "--rates", str(rates)])
+    assert "--no-ranks and --rates do not go together" in str(refused.exception)
     for k, model in enumerate("ab"):
         add(tmp_path / "bare", model, 0.5, recipe_hash=f"{k}" * 64)
     bare = ResultStore(tmp_path / "bare").rows()
-    write_report(bare, out, "bare", choices, rankings=rank_headlines(tmp_path / "bare"))
+    write_report(bare, out, "bare", Choices(figures=[]), rankings=rank_headlines(tmp_path / "bare"))
     assert "cost-title" not in out.read_text(encoding="utf-8")
