@@ -68,7 +68,7 @@ tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `cli
 
 gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/hardware/gpu.md); WHEELS=DIR: from a folder, without a network
 
-jobs-env: .venv-jobs/.installed  ## the clients that read files of jobs: SkyPilot, xpk, Kubernetes and Slurm, for a test (700 MB)
+jobs-env: .venv-jobs/.installed  ## the clients that read files of jobs: SkyPilot, xpk, Kubernetes and Slurm, for a test (1 GB)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
