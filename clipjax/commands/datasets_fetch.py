@@ -138,11 +138,11 @@ def run_fetch(
 
 def suite_cards(name: str, root: Path) -> dict[str, DatasetCard]:
     """Data set -> card, as `cards_to_fetch`. Raises UsageError or DataError as `load_suite`."""
-    from clipjax.sweep.data_sets import cards_to_fetch, data_sets_of
+    from clipjax.sweep.data_sets import cards_to_fetch, data_sets_of, jobs_of
     from clipjax.sweep.suite import load_suite
 
     suite = load_suite(name, data_root=root)
-    return cards_to_fetch(suite, data_sets_of(suite))
+    return cards_to_fetch(suite, data_sets_of(suite, jobs_of(suite)))
 
 
 def check_accepted(accepted: Sequence[str], bundles: Sequence[Bundle]) -> None:

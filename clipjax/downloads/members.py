@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from clipjax.errors import DataError, cut
+from clipjax.storage.member_names import wrong_member_name
 
 MOST_MEMBERS = 5_000_000
 # An archive may unpack to this many times its own bytes, and to `FREELY` bytes in any case.
@@ -100,10 +101,8 @@ class MemberWriter:
 
     def _parts(self, name: str) -> list[str]:
         """The parts of a name that stays in its folder."""
-        if "\0" in name or not (name.isascii() or _is_utf8(name)):
-            raise self.refusal(name, "has a name that is not UTF-8 text")
-        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-            raise self.refusal(name, "leaves its folder")
+        if why := wrong_member_name(name):
+            raise self.refusal(name, why)
         return [part for part in name.split("/") if part not in ("", ".")]
 
     def _make(self, path: str, name: str) -> None:
@@ -165,11 +164,3 @@ class MemberFile:
             self.close()
         else:
             self.discard()
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

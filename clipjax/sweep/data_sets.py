@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from clipjax.evaluation.plans.item import TaskOnData
 from clipjax.evaluation.prompts import prompts_name
 from clipjax.storage.reading import exists, is_dir
 from clipjax.sweep.suite import Suite, SuiteRun
+
+Job = tuple[SuiteRun, TaskOnData]
+"""A run of a suite, and one of its tasks on a data set."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,32 @@ class LeftOut:
     claims: tuple[str, ...]
 
 
-def data_sets_of(suite: Suite) -> list[NeededData]:
+def jobs_of(suite: Suite, shared: Shared | None = None) -> list[Job]:
+    """A suite's runs with their tasks on data sets, also on those that are not there.
+
+    Args:
+        shared: gets the data sets that are read, for a plan of the same suite while its folders stay as
+            they are.
+
+    Raises DataError: a damaged card.
+    """
+    there = suite.data_root if suite.data_root is not None and is_dir(suite.data_root) else None
+    shared, jobs = {} if shared is None else shared, []
+    for run in suite.runs:
+        how = {"only": run.datasets, "folders": suite.data, "absent": True, "needed": False}
+        planned = plan_jobs(run.task, there, run.prompts, shared=shared, **how)
+        jobs += [(run, job) for job in [*planned.jobs, *planned.absent]]
+    return jobs
+
+
+def data_sets_of(suite: Suite, jobs: Sequence[Job]) -> list[NeededData]:
     """The data sets that a suite names, each once, with those that they are compared with.
 
-    A run that names none takes what is there, so it needs none. Raises DataError: a damaged card.
+    A run that names none takes what is there, so it needs none. `jobs`: the suite's, of `jobs_of`.
     """
     tasks: dict[str, dict[str, None]] = {}
     found: dict[str, DatasetCard] = {}
-    for job in (job for run, job in _jobs(suite) if run.datasets):
+    for job in (job for run, job in jobs if run.datasets):
         for data in parts(job):
             found[data.card.name] = data.card
             tasks.setdefault(data.card.name, {})[job.task] = None
@@ -71,19 +92,9 @@ def cards_to_fetch(suite: Suite, needed: Sequence[NeededData]) -> dict[str, Data
     return {name: card for name, card in cards.items() if card.files and name not in suite.data}
 
 
-def prompt_sets_of(suite: Suite) -> set[str]:
-    """The names of the prompt sets that a suite's runs are made with. Raises DataError: a damaged card."""
-    return {prompts_name(job.prompts, data.card) for _, job in _jobs(suite) for data in parts(job)}
-
-
-def _jobs(suite: Suite) -> Iterator[tuple[SuiteRun, TaskOnData]]:
-    """A suite's entries with their tasks on data sets, also on those that are not there."""
-    there = suite.data_root if suite.data_root is not None and is_dir(suite.data_root) else None
-    shared: Shared = {}
-    for run in suite.runs:
-        how = {"only": run.datasets, "folders": suite.data, "absent": True, "needed": False}
-        planned = plan_jobs(run.task, there, run.prompts, shared=shared, **how)
-        yield from ((run, job) for job in [*planned.jobs, *planned.absent])
+def prompt_sets_of(jobs: Sequence[Job]) -> set[str]:
+    """The names of the prompt sets that a suite's runs are made with."""
+    return {prompts_name(job.prompts, data.card) for _, job in jobs for data in parts(job)}
 
 
 def left_out(absent: Iterable[NeededData], specs: Sequence[Spec], claims: Sequence[Claim]) -> list[LeftOut]:

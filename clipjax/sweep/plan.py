@@ -85,12 +85,15 @@ class SweepPlan:
         return in_one_line(list(lines.values()), self.suite.data_root)
 
 
-def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -> SweepPlan:
+def make_plan(
+    suite: Suite, pixel_budget: int | None, *, absent: bool = False, shared: Shared | None = None
+) -> SweepPlan:
     """Plan a suite.
 
     Args:
         pixel_budget: bytes for the pixel store, None without one.
         absent: also list the runs on data sets that are not there. Then none needs to be, nor their folder.
+        shared: the data sets that were read for this suite before, as of `clipjax.sweep.data_sets.jobs_of`.
 
     Raises:
         UsageError: no folder of data sets is given.
@@ -107,7 +110,7 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
             f"{suite.model_root} is not a folder; --model-root, or model_root in the file of {suite.name}, "
             "holds checkpoints by model id"
         )
-    items, not_there, missing = _listed(suite, absent)
+    items, not_there, missing = _listed(suite, absent, {} if shared is None else shared)
     if not items and not not_there:
         none, where = SweepPlan(suite, [], missing), suite.data_root or "its [data]"
         raise DataError(
@@ -125,13 +128,15 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     return SweepPlan(suite, costed, list(dict.fromkeys(missing)), lacking)
 
 
-def _listed(suite: Suite, absent: bool) -> tuple[list[SweepItem], list[SweepItem], list[MissingRun]]:
+def _listed(
+    suite: Suite, absent: bool, shared: Shared
+) -> tuple[list[SweepItem], list[SweepItem], list[MissingRun]]:
     """The suite's items, those whose data sets are not there, and the missing data sets."""
     models = {
         name: choose(name, suite.model_root, suite.stated.get(name), suite.predictions.get(name))
         for name in suite.models
     }
-    shared, items, not_there, missing = Shared(), [], [], []
+    items, not_there, missing = [], [], []
     root = suite.data_root
     if absent and root is not None and not is_dir(root):
         root = None  # a folder to be

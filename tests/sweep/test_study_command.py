@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import io
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from typer.testing import CliRunner, Result
 
 from clipjax.cli import app
 from clipjax.errors import DataError, Interrupted, UsageError
+from clipjax.evaluation import data_folder
 from clipjax.results.store import ResultStore
+from clipjax.sweep import data_sets
 
 FIGURE = """
 title = "Two sets of colours"
@@ -263,6 +266,22 @@ def test_a_dry_run_says_what_it_would_take(place: Path, server: FileServer) -> N
     assert f"{server.url}/odd.tar" in said.output
     assert "v5e-8 " in said.output
     assert f"are free for {place / 'data'}" in said.output
+
+
+def test_the_suite_is_planned_once_before_anything_is_fetched(
+    place: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the prompt sets, the data sets to fetch and the sweep; a data set that is there is read once."""
+    shutil.copytree(suite.parent / "data", place / "data")
+    planned, read = list[str](), list[str]()
+    plan, load = data_sets.plan_jobs, data_folder.load_dataset
+    monkeypatch.setattr(data_sets, "plan_jobs", lambda *a, **k: planned.append(a[0]) or plan(*a, **k))
+    monkeypatch.setattr(data_folder, "load_dataset", lambda *a: read.append(a[0].name) or load(*a))
+    done = study(place, "--dry-run", "--no-fetch")
+    assert done.exit_code == 0, done.output
+    assert planned == ["zeroshot", "ood"]
+    assert sorted(read) == sorted({*read})
+    assert {"many", "few", "odd"} <= {*read}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec
-from clipjax.sweep.data_sets import data_sets_of, left_out
-from clipjax.sweep.suite import load_suite
+from clipjax.sweep.data_sets import NeededData, data_sets_of, jobs_of, left_out
+from clipjax.sweep.suite import Suite, load_suite
 
 RUNS = """
 title = "Two"
@@ -31,11 +31,15 @@ task = "calibration"
 """
 
 
+def needed(suite: Suite) -> list[NeededData]:
+    return data_sets_of(suite, jobs_of(suite))
+
+
 @pytest.mark.parametrize("there", ["", "data", "data/SUN"])
 def test_data_sets_are_those_named_and_those_compared_with(tmp_path: Path, there: str) -> None:
     (tmp_path / there).mkdir(parents=True, exist_ok=True)
     (tmp_path / "suite.toml").write_text(RUNS)
-    found = {each.card.name: each for each in data_sets_of(load_suite(tmp_path / "suite.toml"))}
+    found = {each.card.name: each for each in needed(load_suite(tmp_path / "suite.toml"))}
     v2 = [f"imagenet_v2:{kind}" for kind in ("matched-frequency", "threshold0.7", "top-images")]
     assert sorted(found) == sorted(["sun", "imagenet_val", "imagenet_r", *v2])
     assert found["sun"].root == tmp_path / "data" / "SUN"
@@ -49,12 +53,12 @@ def test_a_relative_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     os.makedirs("data")
     (tmp_path / "suite.toml").write_text(RUNS)
-    found = data_sets_of(load_suite(tmp_path / "suite.toml", data_root="data"))
+    found = needed(load_suite(tmp_path / "suite.toml", data_root="data"))
     assert {each.root for each in found if each.card.name == "sun"} == {Path("data/SUN")}
 
 
 def test_what_is_left_out_without_a_data_set() -> None:
-    data = {each.card.name: each for each in data_sets_of(load_suite("suite:study", data_root="/nowhere"))}
+    data = {each.card.name: each for each in needed(load_suite("suite:study", data_root="/nowhere"))}
     specs, claims = [load_spec(name) for name in ("fig2", "fig3", "table2")], ledger().claims
     sun, cues = left_out([data["sun"], data["cue_conflict"]], specs, claims)
     assert (sun.family, sun.tasks, sun.figures) == ("sun", ("ood",), ("fig3",))

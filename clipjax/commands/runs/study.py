@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from clipjax.analysis.figures.spec import Spec
     from clipjax.data.cards import DatasetCard
     from clipjax.downloads.bundles import Bundle
-    from clipjax.sweep.data_sets import NeededData
+    from clipjax.evaluation.plans.collection import Shared
+    from clipjax.sweep.data_sets import Job, NeededData
     from clipjax.sweep.suite import Suite
 
 FETCHED = "fetched"
@@ -122,7 +123,7 @@ class StudyOptions:
         where = ResultsOptions(folder=self.results)
         return AnalyzeOptions(where=where, figure=self.figure, prompts=self.prompts, out=self.out / "figures")
 
-    def check_last(self, suite: Suite) -> None:
+    def check_last(self, suite: Suite, jobs: Sequence[Job]) -> None:
         """Refuse what would stop the last steps, before anything is fetched or run.
 
         Raises:
@@ -139,7 +140,7 @@ class StudyOptions:
         for page in (self.out / "claims.md", self.out / "report.html"):
             if is_dir(page):
                 raise DataError(f"{page} is a folder, and a page is written there; choose another --out")
-        if self.prompts is None or self.prompts in (known := prompt_sets_of(suite)):
+        if self.prompts is None or self.prompts in (known := prompt_sets_of(jobs)):
             return
         if self.prompts not in {row["convention"].get("prompts") for row in store.rows()}:
             raise unknown_name(f"prompt set of {suite.name}", self.prompts, sorted(known))
@@ -169,14 +170,16 @@ def study(options: StudyOptions) -> None:
     if root is None:
         raise UsageError(f"say where the data sets of {options.suite} are, or go: --data-root FOLDER")
     from clipjax.analysis.claims.ledger import ledger
-    from clipjax.sweep.data_sets import data_sets_of
+    from clipjax.sweep.data_sets import data_sets_of, jobs_of
 
     specs, book = specs_of(options.figures), ledger(options.claims)  # what is wrong costs nothing yet
-    options.check_last(run.read_suite)
-    needed = data_sets_of(run.read_suite)
+    shared: Shared = {}
+    jobs = jobs_of(run.read_suite, shared)
+    options.check_last(run.read_suite, jobs)
+    needed = data_sets_of(run.read_suite, jobs)
     bundles = _bundles(options, run.read_suite, needed, root)
     if options.dry_run:
-        _preview(run, root, bundles)
+        _preview(run, root, bundles, shared)
         states = {card.name: _state(each, options.source) for each in bundles for card in each.cards}
         left = [each for each in needed if not each.is_there and states.get(each.card.name) != FETCHED]
     else:
@@ -185,7 +188,7 @@ def study(options: StudyOptions) -> None:
     why = {each.card.name: _why_not_fetched(options, each.card) for each in left}
     _say_left_out(left, why | states, specs, book)
     if not options.dry_run:
-        _finish(options, run)
+        _finish(options, run, None if bundles else shared)  # what was fetched is read anew
 
 
 def _bundles(options: StudyOptions, suite: Suite, needed: Sequence[NeededData], root: Path) -> list[Bundle]:
@@ -216,11 +219,11 @@ def _state(bundle: Bundle, source: Path | None) -> str:
     return "by hand" if source is None else f"by hand, unless {source} has it"
 
 
-def _preview(run: SweepOptions, root: Path, bundles: Sequence[Bundle]) -> None:
+def _preview(run: SweepOptions, root: Path, bundles: Sequence[Bundle], shared: Shared) -> None:
     from clipjax.downloads.bundles import bytes_unpacked
     from clipjax.storage.reading import exists
 
-    swept(run)
+    swept(run, shared=shared)
     if not bundles:
         say("to fetch: nothing")
         return
@@ -265,7 +268,7 @@ def _say_left_out(
     say()
 
 
-def _finish(options: StudyOptions, run: SweepOptions) -> None:
+def _finish(options: StudyOptions, run: SweepOptions, shared: Shared | None) -> None:
     """Run the suite, and draw and test what there are rows of. What fails does not stop the rest.
 
     Raises at the end what failed or is left: the error itself, or a DataError with the words of several.
@@ -273,7 +276,7 @@ def _finish(options: StudyOptions, run: SweepOptions) -> None:
     from clipjax.results.store import ResultStore
 
     problems = dict[str, ClipjaxError]()
-    _attempt(lambda: swept(run, last=False), problems)
+    _attempt(lambda: swept(run, last=False, shared=shared), problems)
     if ResultStore(options.results).run_ids():
         for step in _drawing(options):
             _attempt(step, problems)

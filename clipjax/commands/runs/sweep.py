@@ -19,6 +19,7 @@ from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.estimates.hours import MachineRates
+    from clipjax.evaluation.plans.collection import Shared
     from clipjax.sweep.execution import SweepReport
     from clipjax.sweep.plan import SweepItem, SweepPlan
 
@@ -56,10 +57,12 @@ def sweep(options: SweepOptions) -> None:
     swept(options)
 
 
-def swept(options: SweepOptions, *, last: bool = True) -> None:
+def swept(options: SweepOptions, *, last: bool = True, shared: Shared | None = None) -> None:
     """Run a sweep, or say what `options` ask for.
 
-    last: nothing follows, so that a signal after the last run changes nothing.
+    Args:
+        last: nothing follows, so that a signal after the last run changes nothing.
+        shared: as in `make_plan`.
     """
     options.check()
     if options.status:
@@ -76,7 +79,7 @@ def swept(options: SweepOptions, *, last: bool = True) -> None:
     _use_compile_cache(not options.no_compile_cache)
     offline = options.dry_run or options.collect or options.submit is not None
     with only_cached() if offline else contextlib.nullcontext():
-        plan = _plan(options, compute)
+        plan = _plan(options, compute, shared)
         items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
         if options.submit is not None:
             _submit(plan, options, machines)
@@ -133,7 +136,7 @@ def _show_status(options: SweepOptions) -> None:
         )
 
 
-def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
+def _plan(options: SweepOptions, compute: Compute, shared: Shared | None) -> SweepPlan:
     """The same in each process."""
     from clipjax.devices.agreement import on_all
 
@@ -143,7 +146,8 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
 
     with on_all("make the plan of the sweep"):
         budget = None if compute.pixel_store is None else compute.pixel_store.budget
-        return make_plan(options.read_suite, budget, absent=options.dry_run and options.submit is None)
+        absent = options.dry_run and options.submit is None
+        return make_plan(options.read_suite, budget, absent=absent, shared=shared)
 
 
 def _run(

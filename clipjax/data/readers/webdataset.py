@@ -12,7 +12,7 @@ import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,9 @@ from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.readers.label_values import is_int, number_labels
 from clipjax.data.readers.reader import ARCHIVES, Reader
 from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, only_shards, shard_files
-from clipjax.errors import DataError
+from clipjax.errors import DataError, cut
 from clipjax.storage.digests import remembered
+from clipjax.storage.member_names import wrong_member_name
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
 from clipjax.storage.remote.local_copies import nearby, versions_to_copy
 from clipjax.storage.remote.web import is_page
@@ -209,11 +210,8 @@ def walk_tar(shard: Path, file: IO[bytes] | None = None) -> Iterator[Member]:
 
 def _member(shard: Path, info: tarfile.TarInfo) -> Member:
     name = info.name.removeprefix("./")
-    path = PurePosixPath(name)
-    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise DataError(f"{shard}: the name {name!a} of a member is not UTF-8; pack the shard again")
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{shard}: the member {info.name} leaves its folder; do not trust this file")
+    if why := wrong_member_name(name):
+        raise DataError(f"{shard}: the member {cut(name)} {why}; do not trust this file")
     if not info.isreg() or info.sparse is not None:
         raise DataError(f"{shard}: the member {name} is not a plain file (a link?); pack it as one")
     return Member(name, info.offset_data, info.size)

@@ -210,6 +210,7 @@ WHOLE = [*sample(0, cls="0"), *sample(1, cls="1")]
     [
         ([("/etc/a.png", b"")], r"the member /etc/a\.png leaves its folder; do not trust"),
         ([("x/../../a.png", b"")], r"the member x/\.\./\.\./a\.png leaves its folder"),
+        ([("..\\a.png", b"")], r"the member \.\.\\a\.png leaves its folder"),
         ([*WHOLE, *sample(0)], r"the key 0000 occurs twice; a sample's members must stand together"),
         ([("k.png", png(0)), ("k.PNG", png(1))], r"the member k\.PNG occurs twice"),
         ([*WHOLE, *sample(2)], r"0002 has no \.cls, as others do; it has png$"),
