@@ -25,6 +25,7 @@ ROOMS = {
     "registry": ("pieces that others may add", "ground"),
     "storage": ("bytes: whole files, buckets, digests, the store", "ground"),
     "devices": ("meshes, processes, signals", "ground"),
+    "served": ("a server's model: questions → answers", "ground"),
     "models": ("architectures: params, pixels → features", "stage"),
     "corruptions": ("pixels → worse pixels", "stage"),
     "data": ("data sets → batches", "stage"),

@@ -17,7 +17,7 @@ LAYERS = (
     ("config", "registry"),
     ("storage",),
     ("devices",),
-    ("models", "corruptions"),
+    ("models", "corruptions", "served"),
     ("data", "converters"),
     ("checkpoints",),
     ("embeddings", "results", "downloads"),

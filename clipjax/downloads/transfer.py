@@ -5,7 +5,6 @@ Beside the target, `part_file` keeps what came. A wrong byte is never under the 
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,15 @@ from clipjax.downloads import part_file as parts
 from clipjax.downloads.hub import hub_file
 from clipjax.downloads.part_file import PartFile, PartOrigin, Stopped
 from clipjax.errors import DataError
-from clipjax.storage.remote.web import MayPass, Refused, is_page, pieces, request, shown
+from clipjax.storage.remote.web import (
+    MayPass,
+    Refused,
+    is_page,
+    pause_before,
+    pieces,
+    request,
+    shown,
+)
 
 ATTEMPTS = 6  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds before the second attempt; each further pause doubles
@@ -163,9 +170,7 @@ def _transfer(
             furthest, failures = max(furthest, part.size), 1 if came else failures + 1
             if failures == ATTEMPTS:
                 raise Refused(f"{failure}, {ATTEMPTS} times in a row") from None
-            pause = FIRST_PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1)
-            if failure.wait is not None:
-                pause = failure.wait + pause / 2
+            pause = pause_before(failures + 1, failure.wait, FIRST_PAUSE)
             if pause >= 2:
                 reports.notice(f"{file.name}: {failure}; the next attempt is in {pause:.0f} s")
             if reports.stop.wait(pause):

@@ -34,10 +34,10 @@ Triple = Sequence[float]
 
 @dataclass(frozen=True)
 class OwnCard:
-    """Like `clipjax.checkpoints.encoder.ModelCard`, for a user's own model."""
+    """Like `clipjax.checkpoints.encoder.ModelCard`, for a model that clipjax's networks do not run."""
 
     id: str
-    kind: Literal["zero_shot", "classifier"]
+    kind: Literal["zero_shot", "classifier", "vision_language"]
     preprocess: Preprocess
     logit_scale: float | None = None
     logit_bias: float | None = None

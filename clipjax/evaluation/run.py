@@ -125,6 +125,7 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields
         "id_part": None if len(subject.data_sets) == 1 else subject.data_sets[1].share,
         "folder": subject.data.folder,
         "precision": recipe["precision"],
+        **subject.row_fields(),
         **measured,
     }
 

@@ -198,6 +198,10 @@ class Subject(ABC):
             words["annotations_checked"] = self.remark
         return words
 
+    def row_fields(self) -> dict[str, Any]:
+        """Fields of result rows that only this kind has; after `inputs`."""
+        return {}
+
     def in_words(self) -> str:
         """One line: the task, the model, the images, and where its answers come from."""
         return f"{self.task.name} of {self.model.card.id} on {self.data.name}: {', '.join(self.amounts())}"

@@ -93,6 +93,21 @@ class Device(TypedDict):
     processes: int
 
 
+class ServedBy(TypedDict):
+    """The server that ran a model, as it describes itself, and what a probe found; without its address."""
+
+    kind: str
+    build: str | None
+    model: str
+    quantisation: str | None
+    digest: str | None
+    facts: dict[str, Any]
+    identity: Literal["proven", "not proven"]
+    logprobs: bool
+    repeatable: bool
+    pixels: str
+
+
 class Row(TypedDict):
     """One number with its provenance."""
 
@@ -175,13 +190,24 @@ class Row(TypedDict):
         Annotated[
             str | None,
             "what ran the model: jax (clipjax's networks), python (a user's own object), torch:open_clip, "
-            "torch:timm or torch:transformers; null where a file of predictions does not show it; absent in "
-            "rows of older versions",
+            "torch:timm or torch:transformers, server:vllm, server:sglang, server:llama.cpp, server:ollama "
+            "or server:unknown; null where a file of predictions does not show it; absent in rows of older "
+            "versions",
+        ]
+    ]
+    server: NotRequired[
+        Annotated[
+            ServedBy,
+            "where a server ran the model: what it says of itself (kind, build, model, quantisation, digest "
+            "of the weights, facts), whether that proves the weights (`identity`), whether it lists "
+            "log-probabilities and repeats its answers to the digit, and who prepared the pixels; else "
+            "absent",
         ]
     ]
     precision: Annotated[
         str | None,
-        "profile of the towers: parity (float32), fast (bfloat16), or a comparison of both",
+        "profile of the towers: parity (float32), fast (bfloat16), or a comparison of both; null where "
+        "clipjax does not decide it",
     ]
     per_device_batch: Annotated[int | None, "images a device took in one step, where the caller fixed it"]
     versions: Annotated[

@@ -350,7 +350,7 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
         **card.facts,
         "arch": card.arch and card.arch.name,
         "kind": card.kind,
-        "image_size": card.preprocess.image_size,
+        "image_size": card.preprocess.image_size or None,  # 0: not known, as a server prepares the images
         **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
         **({"lineage": lineage} if lineage else {}),
         **facts_origin(card),

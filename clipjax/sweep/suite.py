@@ -7,6 +7,7 @@
         { group = "clip", train_source = ["WIT", "LAION-2B"] },
         "mine:build",
         "torch:timm:resnet50.a1_in1k",
+        "server:http://127.0.0.1:8000/v1#MODEL",
         { name = "theirs", predictions = "preds/{dataset}.parquet" },
     ]
 
@@ -309,10 +310,10 @@ class _Reader:
                 self.refuse(f"{where}.{key}", what)
 
     def model(self, name: str, where: str) -> str:
-        if name in registry() or "://" in name:
+        if name in registry():
             return name
         reference = self.call(where, model_reference, name)
-        if reference.kind == "python":
+        if reference.kind in ("python", "server") or "://" in name:
             return name
         if reference.library is not None:  # a folder, or the library's own name
             folder = self.folder / Path(reference.value).expanduser()

@@ -55,6 +55,7 @@ READ: Mapping[str, Callable[..., int | None]] = {
 }
 SCORED = ("letter", "text", "text_per_token")
 RULES = (*READ, *SCORED)
+MISSING = "letters_missing"  # the column of `_missing`
 SCORES = "scores"  # the rule of a model with scores of classes
 DEBIASED = f"top1_debiased@{RULES[0]}"
 CHOICE = "choice_"
@@ -89,6 +90,7 @@ def describe(inputs: ImageInputs | AnswerInputs) -> dict[str, Any]:
         "correct": headline == questions.answers,
         **{f"{CHOICE}{rule}": choice for rule, choice in choices.items()},
         **{f"tied_{rule}": _tied(scores) for rule, scores in _scores(answers).items()},
+        **_missing(answers.letters),
     }
 
 
@@ -110,17 +112,25 @@ def choices_of(questions: Questions, answers: Answers) -> dict[str, np.ndarray]:
 
 
 def _scores(answers: Answers) -> dict[str, np.ndarray]:
-    return {
+    """Rule -> its scores, [N, R, n]; without the rules whose log-probabilities are not known."""
+    scores = {
         "letter": answers.letters,
         "text": answers.totals,
         "text_per_token": answers.totals / np.maximum(answers.counts, 1)[:, None, :],
     }
+    return {rule: each for rule, each in scores.items() if not np.isnan(each).all()}
+
+
+def _missing(letters: np.ndarray) -> dict[str, np.ndarray]:
+    """How many letters of an image, in all orders, are not among the tokens that a server lists; int [N]."""
+    missing = np.isneginf(letters).sum(axis=(1, 2))
+    return {MISSING: missing} if missing.any() else {}
 
 
 def _tied(scores: np.ndarray) -> np.ndarray:
     """Whether two options of an image have one score in the given order. bool [N]."""
     ordered = np.sort(scores[:, 0], axis=1)
-    return (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    return ((ordered[:, 1:] == ordered[:, :-1]) & ~np.isneginf(ordered[:, 1:])).any(axis=1)
 
 
 def _from_scores(inputs: ImageInputs) -> dict[str, Any]:
@@ -181,6 +191,8 @@ def measure(images: Columns, about: About) -> list[Measure]:
     main = headline(right)
     chance = float(np.mean([1 / len(options) for options in images["options"]]))
     note = f"rule {main}; chance {chance:.3f}"
+    if main != SCORES and (unknown := [rule for rule in SCORED if rule not in right]):
+        note += f"; no {', '.join(unknown)}: their log-probabilities are not known"
     first = right[main][:, 0]
     measures = [_share("top1", first, note)]
     if main == SCORES:
@@ -192,7 +204,11 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 def _of_rule(rule: str, correct: np.ndarray, images: Columns, about: About) -> list[Measure]:
     tied = int(np.sum(images.get(f"tied_{rule}", 0)))
-    note = f"{tied:,} {TIED[rule]}" if tied else None
+    notes = [f"{tied:,} {TIED[rule]}"] if tied else []
+    if rule == "letter" and MISSING in images:
+        lost = f"{int(np.sum(images[MISSING])):,} of {_letters(images, correct.shape[1]):,}"
+        notes.append(f"{lost} letters are not among the likeliest tokens that the server lists")
+    note = "; ".join(notes) or None
     none = _table(images[f"{CHOICE}{rule}"]) == NONE
     n, rotations = correct.shape
     lost = f"{int(none.sum()):,} of {counted(none.size, 'answer')} in {counted(rotations, 'order')}"
@@ -212,6 +228,10 @@ def _of_rule(rule: str, correct: np.ndarray, images: Columns, about: About) -> l
     interval = interval_of_mean(value, draws, n, "images")
     debiased = Measure(f"top1_debiased@{rule}", value, n, interval, note=orders)
     return [*measures, debiased, *_spread(rule, correct, orders, about)]
+
+
+def _letters(images: Columns, rotations: int) -> int:
+    return rotations * sum(map(len, images["options"]))
 
 
 def _spread(rule: str, correct: np.ndarray, orders: str, about: About) -> list[Measure]:
@@ -254,7 +274,7 @@ TASK = Task(
     version=2,
     section="IX",
     needs=("head", "labels", "questions"),
-    kinds=("questions", "images"),
+    kinds=("questions", "served", "images"),
     convention={
         "headline": "the mean over all orders, where they were asked; else the given order",
         "rule": "parsed; of a model with scores of classes, the largest score",

@@ -1,10 +1,11 @@
-"""The name of a model: weights for clipjax's networks, a Python function, or another library's model.
+"""The name of a model: weights for clipjax's networks, a function, another library's model, or a server's.
 
     vit_b_32-openai, org/name, folder/, w.safetensors    weights, as `load_model` takes them
     mine:build                                           a function of a module that returns a model
     torch:open_clip:ViT-B-32/laion2b_s34b_b79k           a model of a PyTorch library, run by that library
     torch:timm:resnet50.a1_in1k
     torch:transformers:org/name
+    server:http://127.0.0.1:8000/v1#MODEL                a model that a server of OpenAI's protocol runs
 
 After `torch:LIBRARY:` a folder in the library's own layout stands for its name. This is the only place that
 reads such a text. Imports no JAX.
@@ -19,11 +20,13 @@ from typing import Any, Literal
 
 from clipjax.errors import DataError, UsageError
 from clipjax.guards import known_name
+from clipjax.served.address import server_address
 from clipjax.storage.reading import exists, read_json
 from clipjax.storage.remote.buckets import as_path
 
 TORCH_LIBRARIES = ("open_clip", "timm", "transformers")
 _TORCH = "torch"
+_SERVER: Literal["server"] = "server"
 _CONFIGS = ("open_clip_config.json", "config.json")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Weights of Prismatic: a folder of a hub repository.
@@ -41,16 +44,18 @@ class ModelReference:
     """One name of a model.
 
     Attributes:
-        kind: who runs the model: clipjax, a Python function of the user's, or a PyTorch library.
-        value: for `load_model`; "module:function"; the library's name or a folder.
+        kind: who runs the model: clipjax, a Python function of the user's, a PyTorch library, or a server.
+        value: for `load_model`; "module:function"; the library's name or a folder; "ADDRESS#MODEL".
         library: of TORCH_LIBRARIES; None for other kinds.
     """
 
-    kind: Literal["weights", "python", "torch"]
+    kind: Literal["weights", "python", "torch", "server"]
     value: str
     library: str | None = None
 
     def __str__(self) -> str:
+        if self.kind == _SERVER:
+            return f"{_SERVER}:{self.value}"
         return self.value if self.library is None else f"{_TORCH}:{self.library}:{self.value}"
 
 
@@ -58,9 +63,12 @@ def model_reference(text: str | Path) -> ModelReference:
     """Read the name of a model; an existing path is always weights.
 
     Raises:
-        UsageError: `torch:` without a known library and a name.
+        UsageError: `torch:` without a known library and a name; `server:` without an address, or with one
+            that has something secret in it.
     """
     name = str(text)
+    if isinstance(text, str) and name.startswith(f"{_SERVER}:"):
+        return ModelReference(_SERVER, str(server_address(name.removeprefix(f"{_SERVER}:"))))
     if isinstance(text, Path) or "://" in name:
         return ModelReference("weights", name)
     if name.startswith(f"{_TORCH}:/"):  # which reads as an address

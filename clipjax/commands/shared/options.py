@@ -28,7 +28,8 @@ AnyModelOption = Annotated[
         "-m",
         help="Model id, hub repository, folder or checkpoint; torch:LIBRARY:NAME for a model or folder of "
         "open_clip, timm or transformers, run in PyTorch (of the hub: torch:open_clip:hf-hub:org/name, "
-        "torch:transformers:org/name); or module:function, Python that returns a model.",
+        "torch:transformers:org/name); server:http://HOST:PORT/v1#NAME for a vision-language model that a "
+        "server runs; or module:function, Python that returns a model.",
         autocompletion=completion.models,
     ),
 ]

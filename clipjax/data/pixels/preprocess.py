@@ -216,7 +216,7 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
     if recipe.rgb == "first":
         image = to_rgb(image)
     if recipe.pre_crop:
-        image = _cut_border(image, recipe.pre_crop)
+        image = cut_border(image, recipe.pre_crop)
     if recipe.fill is not None:
         image = letterboxed(image, recipe.fill)
     size = resized_size(image.size if scale is None else scale.full, recipe)
@@ -233,7 +233,8 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         raise DataError(f"an image of mode {image.mode} has no RGB form: {error}") from None
 
 
-def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
+def cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
+    """The image without `border` pixels of each side. Raises DataError if nothing would be left."""
     width, height = image.size
     if min(width, height) <= 2 * border:
         raise DataError(

@@ -11,10 +11,12 @@ from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity
 from clipjax.checkpoints.load import load_model, open_model
 from clipjax.errors import UsageError
 from clipjax.evaluation.models.functions import model_of_function
+from clipjax.evaluation.models.server_model import server_model
 from clipjax.evaluation.models.torch_model import torch_model
 from clipjax.evaluation.own_model import encoder_of
 
 # Arguments of `load_model` that say where and how clipjax's networks run, and what a user states.
+_WHOSE = {"python": "a Python function", "torch": "PyTorch", "server": "a server"}
 _PLACES, _STATED = ("mesh", "mesh_of", "rules", "dtype"), ("name", "facts_of", "facts")
 
 
@@ -23,7 +25,7 @@ def encoder(model: object, **loading: Any) -> Encoder:
 
     Args:
         loading: as in `load_model`, for a name. Only `name` and the facts may also go to a model of a PyTorch
-            library; a Python function states all of it on the card.
+            library or a server; a Python function states all of it on the card.
 
     Raises:
         UsageError, DataError: as `load_model`; the function or the library made no model; arguments that it
@@ -51,8 +53,9 @@ def _made(reference: ModelReference, stated: StatedIdentity, others: list[str]) 
     if reference.kind == "python":
         others += [name for name in _STATED if getattr(stated, name) is not None]
     if others:
-        whose = "a Python function" if reference.kind == "python" else "PyTorch"
-        raise UsageError(f"{reference} is a model of {whose}, which takes no {others[0]}: leave it out")
+        raise UsageError(
+            f"{reference} is a model of {_WHOSE[reference.kind]}, which takes no {others[0]}: leave it out"
+        )
     if reference.kind == "python":
         return model_of_function(reference.value)
-    return torch_model(reference, stated)
+    return (server_model if reference.kind == "server" else torch_model)(reference, stated)

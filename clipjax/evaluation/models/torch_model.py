@@ -15,15 +15,14 @@ import numpy as np
 
 from clipjax.checkpoints.card import LABELS, Preprocess
 from clipjax.checkpoints.encoder import Framework, Image
-from clipjax.checkpoints.identity.facts import STATED, UNKNOWN
 from clipjax.checkpoints.identity.model_reference import ModelReference
-from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity, own_name, taken_names
-from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.models import torch_process
+from clipjax.evaluation.models.statements import stated_name, with_facts
 from clipjax.evaluation.own_model import OwnCard, OwnModel
 from clipjax.storage.digests import sha256_json
 from converters.foreign.timm import label_names, label_space
@@ -144,7 +143,12 @@ def torch_model(reference: ModelReference, stated: StatedIdentity = NOTHING) -> 
     framework = Framework(
         f"torch:{reference.library}", {name: versions[name] for name in ("torch", *of_transform)}
     )
-    return TorchModel(_with_facts(card, stated), reference, _head(answer["head"], data), framework)
+    return TorchModel(
+        with_facts(card, stated, "a model that PyTorch runs"),
+        reference,
+        _head(answer["head"], data),
+        framework,
+    )
 
 
 def _check_folder(reference: ModelReference) -> None:
@@ -180,26 +184,9 @@ def _head(shapes: Sequence[Sequence[int]], data: bytes) -> dict[str, Any]:
 
 def _name(reference: ModelReference, stated: StatedIdentity) -> str:
     """The library's name, or the folder's, with the framework before it: its port has the bare one."""
-    if stated.name is None:
-        folder = Path(reference.value)
-        value = folder.resolve().name if folder.is_dir() else reference.value
-        return str(dataclasses.replace(reference, value=value))
-    if stated.name in taken_names():
-        raise UsageError(
-            f"--name {stated.name} is a published model, which {reference} is not known to be: choose "
-            f"another name, and add --facts-of {stated.name} if it is"
-        )
-    return own_name(stated.name)
-
-
-def _with_facts(card: OwnCard, stated: StatedIdentity) -> OwnCard:
-    if not stated.states_facts:
-        unknown = {**card.unknown, "facts": "nobody stated them of a model that PyTorch runs"}
-        return dataclasses.replace(card, facts_origin=UNKNOWN, unknown=unknown)
-    if stated.facts is not None:
-        return dataclasses.replace(card, facts=dict(stated.facts), facts_origin=STATED)
-    row = model_card(str(stated.facts_of))
-    return dataclasses.replace(card, facts=row.facts, facts_origin=STATED, facts_of=row.id)
+    folder = Path(reference.value)
+    value = folder.resolve().name if folder.is_dir() else reference.value
+    return stated_name(stated, str(dataclasses.replace(reference, value=value)), reference)
 
 
 def _classes(about: Mapping[str, Any]) -> tuple[LabelSpace | None, str | None]:

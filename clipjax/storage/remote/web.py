@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import random
 import re
 import socket
 import ssl
@@ -43,11 +44,25 @@ class MayPass(Exception):
     Attributes:
         wait: seconds after which the server wants the next attempt; None: it names none.
         stalled: the bytes came too slowly to count as progress.
+        status: the HTTP status, 0 where it is not the reason.
     """
 
-    def __init__(self, message: str, wait: float | None = None, *, stalled: bool = False) -> None:
+    def __init__(
+        self, message: str, wait: float | None = None, *, stalled: bool = False, status: int = 0
+    ) -> None:
         super().__init__(message)
-        self.wait, self.stalled = wait, stalled
+        self.wait, self.stalled, self.status = wait, stalled, status
+
+
+def pause_before(attempt: int, wait: float | None, first: float) -> float:
+    """Seconds before attempt 2, 3, ...: doubled each time, with jitter; longer than a server asks for.
+
+    Args:
+        wait: `MayPass.wait` of the failure.
+        first: the pause before attempt 2, in seconds, at most.
+    """
+    pause = first * 2 ** (attempt - 2) * random.uniform(0.5, 1)
+    return pause if wait is None else wait + pause / 2
 
 
 def shown(address: str) -> str:
@@ -71,7 +86,7 @@ def request(session: requests.Session, url: str, headers: Mapping[str, str]) -> 
             )
             location = session.get_redirect_target(response)
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise _failure(error) from None
+            raise failure(error) from None
         if location is None:
             with contextlib.ExitStack() as refused:
                 refused.callback(response.close)
@@ -119,7 +134,7 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
     wait = _wait(headers)
     if wait is not None and wait > LONGEST_WAIT:
         raise Refused(f"{said}, and the server asks to wait {duration(wait)}")
-    raise MayPass(said, wait)
+    raise MayPass(said, wait, status=status)
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:
@@ -162,7 +177,7 @@ def pieces(response: requests.Response) -> Iterator[bytes]:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if parts:
                 yield b"".join(parts)
-            raise _failure(error) from None
+            raise failure(error) from None
         # Only the time of reading counts: a slow disk is not the server's fault.
         seconds = time.monotonic() - start
         held_s, stall_s, came = held_s + seconds, stall_s + seconds, came + len(data)
@@ -185,8 +200,11 @@ def is_page(start: bytes) -> bool:
     return _PAGE.match(start) is not None
 
 
-def _failure(error: Exception) -> Refused | MayPass:
-    """What an error of requests or urllib3 means. Their own messages contain addresses with secrets."""
+def failure(error: Exception, silent: float | None = None) -> Refused | MayPass:
+    """What an error of requests or urllib3 means. Their own messages contain addresses with secrets.
+
+    silent: the seconds without a byte that were waited; None: SILENT_S.
+    """
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -197,7 +215,7 @@ def _failure(error: Exception) -> Refused | MayPass:
     if isinstance(error, kinds.ConnectTimeout):
         return MayPass(f"no connection within {CONNECT_S:g} s")
     if isinstance(error, kinds.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return MayPass(f"nothing came for {SILENT_S:g} s")
+        return MayPass(f"nothing came for {SILENT_S if silent is None else silent:g} s")
     if isinstance(error, ValueError | urllib3.exceptions.LocationValueError):
         return Refused("it is not a valid address")
     if any(isinstance(cause, socket.gaierror) for cause in causes):

@@ -103,7 +103,7 @@ class QuestionSubject(Subject):
 
 
 def not_applicable(model: Encoder, task: Task) -> str | None:
-    if model.card.kind != "vision_language":
+    if model.card.kind != "vision_language" or model.network is None:
         return f"not applicable: {model.card.id} is not a vision-language model, and answers no questions"
     return None
 

@@ -1,0 +1,1 @@
+"""Runs on questions about images that a server's model answers."""

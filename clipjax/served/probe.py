@@ -1,0 +1,124 @@
+"""What a server gives, found by asking about two drawn pictures before anything else.
+
+The same picture twice shows whether answers repeat; another one must change them. The answers to the first
+also tell a model from another one that later has its name.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+
+from clipjax.errors import DataError
+from clipjax.served.identity import text_only
+from clipjax.served.pace import Pace
+from clipjax.served.replies import AnotherModelError, Asker, ChatRequest, Reply
+from clipjax.served.retries import answered
+from clipjax.storage.remote.web import Refused
+
+QUESTION = (
+    "What colour is this picture?\nA. red\nB. green\nC. blue\nD. yellow\n"
+    "Answer with the option's letter from the given choices directly."
+)
+SIDE = 96  # pixels
+STEPS = 8  # most tokens of an answer
+# In log-probability: quantised products and other batches move it by up to .1, another model by far more.
+DRIFT = 0.7
+
+
+@dataclass(frozen=True)
+class ServerProbe:
+    """The answers to the same question about the first picture, asked twice."""
+
+    first: Reply
+    again: Reply
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether the server lists the likeliest tokens with their log-probabilities."""
+        return self.first.top is not None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same request twice has equal answers, to the last digit."""
+        return self.first == self.again
+
+
+def picture(k: int) -> bytes:
+    """The k-th drawn picture as a PNG file: a full square of red or blue on random grey."""
+    pixels = np.random.default_rng(k).integers(96, 160, (SIDE, SIDE, 1), dtype=np.uint8).repeat(3, axis=2)
+    pixels[16:-16, 16:-16] = ((220, 20, 20), (20, 20, 220))[k]
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def probe(asker: Asker, pace: Pace) -> ServerProbe:
+    """Find out what a server gives, by three requests, or a few more where it refuses some.
+
+    Raises DataError: the model takes no pictures, or they change nothing; the server answers nothing.
+    """
+    first = _first(asker, pace)
+    found = ServerProbe(first, _ask(asker, pace, 0, first.top is not None))
+    other = _ask(asker, pace, 1, found.logprobs)
+    if not first.difference(other) > first.difference(found.again):
+        raise text_only(asker.identity, "as another picture does not change its answers")
+    return found
+
+
+def check_same(asker: Asker, pace: Pace, known: ServerProbe) -> None:
+    """Raises AnotherModelError if the model that answers now is not the one of `known`."""
+    now = _ask(asker, pace, 0, known.logprobs)
+    refuse_other(now, known.first)
+
+
+def refuse_other(now: Reply, before: Reply) -> None:
+    """Raises AnotherModelError if two answers about the same picture are of different models.
+
+    Without log-probabilities nothing is refused: a text alone may differ by a rounded bit.
+    """
+    if now.top is None or before.top is None:
+        return
+    if (far := now.difference(before)) > DRIFT:
+        raise AnotherModelError(
+            f"its answer about a drawn picture differs from before by {far:.2g} in log-probability"
+        )
+
+
+def _ask(asker: Asker, pace: Pace, k: int, logprobs: bool, attempts: int = 0) -> Reply:
+    question = ChatRequest(picture(k), QUESTION, STEPS, logprobs)
+    try:
+        return answered(asker, question, pace, threading.Event(), attempts)
+    except Refused as refusal:
+        raise _Unanswered(asker, refusal) from None
+
+
+class _Unanswered(DataError):
+    def __init__(self, asker: Asker, refusal: Refused) -> None:
+        super().__init__(
+            f"{asker.identity.name}: the server does not answer a question about a picture ({refusal})"
+        )
+        self.refusal = refusal
+
+
+def _first(asker: Asker, pace: Pace) -> Reply:
+    """The answer about the first picture, with log-probabilities where the server gives them."""
+    try:
+        return _ask(asker, pace, 0, True)
+    except _Unanswered as error:
+        if error.refusal.status in (0, 401, 403, 404, 408, 429, 503):
+            raise
+        first = error
+    try:  # some servers refuse to be asked for log-probabilities
+        return _ask(asker, pace, 0, False, attempts=2)
+    except _Unanswered:
+        pass
+    try:
+        answered(asker, ChatRequest(None, QUESTION, STEPS, False), pace, threading.Event(), 2)
+    except Refused:
+        raise first from None
+    raise text_only(asker.identity, f"as the server refuses pictures ({first.refusal})")

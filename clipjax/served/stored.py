@@ -1,0 +1,108 @@
+"""Answers in the store: one file per image, so that a killed run loses only what was under way.
+
+A file holds the answers in all orders as JSON, in a row of bytes. The first row of an entry is the probe's
+answer: the model that goes on must give it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.served.probe import ServerProbe
+from clipjax.served.replies import Reply
+from clipjax.storage.store import Store
+
+_PROBE, _PROBE_ID = -1, "(probe)"
+_log = logging.getLogger(__name__)
+
+
+class StoredReplies:
+    """The answers about images, by their number; in memory alone without a store.
+
+    A context: within it no other process removes the entry.
+
+    Args:
+        key: everything that the answers depend on.
+        ids: of the images.
+        about: names for `clipjax store ls`.
+    """
+
+    def __init__(
+        self, store: Store | None, key: Mapping[str, Any], ids: Sequence[str], about: Mapping[str, str]
+    ) -> None:
+        self.ids = list(ids)
+        self._kept: dict[int, tuple[Reply, ...]] = {}
+        self._entry = self._held = None
+        if store is not None:
+            rows = {"ids": [_PROBE_ID, *ids], "rows_per_shard": 1, "per_device_batch": 1, "dtype": "uint8"}
+            self._entry = store.entry(dict(key), **rows, about=dict(about))
+            self._held = self._entry.hold()
+            for k in range(self._entry.shards):
+                if (replies := self._read(k)) is not None:
+                    self._kept[k - 1] = replies
+
+    def __enter__(self) -> StoredReplies:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            self._held.close()
+
+    @property
+    def probe(self) -> ServerProbe | None:
+        """That of the run that began the entry."""
+        replies = self._kept.get(_PROBE)
+        return None if replies is None else ServerProbe(*replies)
+
+    def keep_probe(self, probe: ServerProbe) -> None:
+        self.keep(_PROBE, (probe.first, probe.again))
+
+    def missing(self, *, logprobs: bool) -> list[int]:
+        """The images without answers; with `logprobs` also those whose answers lack them."""
+        return [row for row in range(len(self.ids)) if not self._is_whole(row, logprobs)]
+
+    def _is_whole(self, row: int, logprobs: bool) -> bool:
+        replies = self._kept.get(row)
+        return replies is not None and not (logprobs and any(each.top is None for each in replies))
+
+    def get(self, row: int) -> tuple[Reply, ...] | None:
+        """The answers about an image, one per order."""
+        return self._kept.get(row)
+
+    def keep(self, row: int, replies: tuple[Reply, ...]) -> None:
+        """Raises DataError if the disk is full."""
+        if row in self._kept:
+            self.forget([row])  # a stored file stays as it is
+        self._kept[row] = replies
+        if self._entry is not None:
+            data = np.frombuffer(json.dumps([[each.text, each.top] for each in replies]).encode(), np.uint8)
+            self._entry.write_shard(row + 1, [self._entry.ids[row + 1]], data[None])
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Remove answers that do not count."""
+        for row in rows:
+            self._kept.pop(row, None)
+            if self._entry is not None:
+                self._entry.shard_path(row + 1).unlink(missing_ok=True)
+
+    def _read(self, k: int) -> tuple[Reply, ...] | None:
+        assert self._entry is not None
+        if (shard := self._entry.load_shard(k)) is None or not len(shard[1]):
+            return None
+        try:
+            replies = json.loads(shard[1].tobytes())
+            return tuple(
+                Reply(text, None if top is None else tuple((token, logprob) for token, logprob in top))
+                for text, top in replies
+            )
+        except (ValueError, TypeError) as error:
+            _log.warning(
+                "%s is damaged (%s): that image is asked about again", self._entry.shard_path(k), error
+            )
+            self._entry.shard_path(k).unlink(missing_ok=True)
+            return None
