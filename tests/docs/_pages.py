@@ -1,18 +1,27 @@
-"""Pages of docs/ as Markdown: their links, headings and sections."""
+"""Pages of docs/ as Markdown, with what is generated: their links, headings and sections."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+
+from docs.generate.parts import PARTS
+from docs.generate.stage import with_parts
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _CODE = re.compile(r"^```.*?^```", flags=re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} (.+)$", flags=re.MULTILINE)
 
 
+@cache
+def text_of(page: Path) -> str:
+    return with_parts(page.read_text(encoding="utf-8"), PARTS, page.name)
+
+
 def links(page: Path) -> list[tuple[Path, str]]:
     """Relative links of a page outside of code: the file, and the anchor or ""."""
-    text = re.sub(r"`[^`\n]*`", "code", _CODE.sub("", page.read_text(encoding="utf-8")))
+    text = re.sub(r"`[^`\n]*`", "code", _CODE.sub("", text_of(page)))
     targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", text)
     parts = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
     return [((page.parent / name).resolve() if name else page, anchor) for name, _, anchor in parts]
@@ -27,7 +36,7 @@ def anchor_of(heading: str) -> str:
 def anchors(page: Path) -> set[str]:
     """Anchors of all headings; a heading that is repeated has a number behind its anchor."""
     found: dict[str, int] = {}
-    for heading in _HEADING.findall(_CODE.sub("", page.read_text(encoding="utf-8"))):
+    for heading in _HEADING.findall(_CODE.sub("", text_of(page))):
         anchor = anchor_of(heading)
         found[anchor] = found.get(anchor, 0) + 1
     repeated = {f"{anchor}-{n}" for anchor, times in found.items() for n in range(1, times)}
@@ -36,7 +45,7 @@ def anchors(page: Path) -> set[str]:
 
 def section(page: Path, anchor: str) -> str:
     """The text from a heading to the next of its level or above; the whole page for ""."""
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     if not anchor:
         return text
     for match in re.finditer(r"^(#{1,6}) (.+)$", text, flags=re.MULTILINE):
