@@ -148,8 +148,8 @@ def _refuse_other_fields(where: str, card: Card, base: Card) -> None:
     """Refuse a difference in any field but `_OWN` and `_SEEN`."""
     for field in dataclasses.fields(Card):
         if field.compare and field.name not in (*_OWN, *_SEEN):
-            given, own = getattr(card, field.name), getattr(base, field.name)
-            if given != own:
+            value, own = getattr(card, field.name), getattr(base, field.name)
+            if value != own:
                 raise DataError(
                     f"{where}: {field.name} is not that of the base, {base.id}: an adapter works on its base "
                     "as it is; restore the file"

@@ -168,10 +168,10 @@ def _read(opened: OpenedWeights, abstract: Params, shardings: dict[str, Any] | N
 
 
 def _adapted(
-    source: str | Path, file: ModelCardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
+    source: str | Path, file: ModelCardFile, stated: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
     folder = file.folder
-    if any(each is not None for each in given):
+    if any(each is not None for each in stated):
         raise UsageError(
             f"{folder} holds an adapter, which belongs to its base as it is: leave card, file, image_size, "
             "name and facts out"

@@ -309,10 +309,10 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
         return
     _refuse_other_language(card, beside, file)
     for tower in ("vision", "text"):
-        given, other = getattr(card.arch, tower), getattr(beside, tower)
-        if given is None or type(given) is not type(other):
+        config, other = getattr(card.arch, tower), getattr(beside, tower)
+        if config is None or type(config) is not type(other):
             continue
-        for name, value in dataclasses.asdict(given).items():
+        for name, value in dataclasses.asdict(config).items():
             if (theirs := getattr(other, name)) != value:
                 raise DataError(
                     f"{file} says {tower}.{name} = {theirs!r}, but the given card, {card.id}, {value!r}: "
@@ -329,7 +329,7 @@ def _refuse_other_language(card: Card, beside: Arch, file: Path) -> None:
 
 
 def complete_card(card: Card, params: Mapping[str, Any], source: Source | None = None) -> Card:
-    """Add what only the weights tell."""
+    """Add what only the weights tell: the logit scale and bias, the format, and the files."""
     changes: dict[str, Any] = {"unknown": dict(card.unknown)}
     if "logit_scale" in params:
         changes["logit_scale"] = math.exp(float(params["logit_scale"]))

@@ -149,7 +149,7 @@ class _Pixels:
 
 
 def dataset_names() -> list[str]:
-    """Includes members of families."""
+    """The names of all data sets, also of members of families, sorted."""
     paths = config_files(ConfigFolder.DATASETS).values()
     return sorted(name for path in paths for name in _members(path, _registered(path)))
 
@@ -204,14 +204,14 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         UsageError: an unknown name, or a family without its member.
         DataError: an unknown, missing or mistyped key, reader or reader option.
     """
-    given = str(name_or_path)
-    if file := re.fullmatch(r"(.*\.toml)(?::(.*))?", given):
+    text = str(name_or_path)
+    if file := re.fullmatch(r"(.*\.toml)(?::(.*))?", text):
         path, member = Path(file[1]), file[2]
     else:
-        stem, _, member = given.partition(":")
+        stem, _, member = text.partition(":")
         path = config_file(ConfigFolder.DATASETS, stem)
         if path is None:
-            unknown = unknown_name("data set", given, dataset_names())
+            unknown = unknown_name("data set", text, dataset_names())
             raise UsageError(f"{unknown} (or folder, for class folders without a card, or a card's file)")
     record = read_toml(path) if file else _registered(path)
     members = _members(path, record)
@@ -220,8 +220,8 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         return _card(path, *members[name])
     if member or len(members) == 1:
         raise unknown_name("data set", str(name), list(members))
-    some = ", ".join(given + each.removeprefix(str(name)) for each in list(members)[:3])
-    raise UsageError(f"{given} stands for {len(members)} data sets: name one, {some}, ...")
+    some = ", ".join(text + each.removeprefix(str(name)) for each in list(members)[:3])
+    raise UsageError(f"{text} stands for {len(members)} data sets: name one, {some}, ...")
 
 
 def data_folder(root: Path, card: DatasetCard) -> Path:

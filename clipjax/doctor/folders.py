@@ -28,11 +28,11 @@ def check_compile_cache(machine: Machine) -> Iterator[CheckResult]:
             "unset it, unless that is what you want",
         )
         return
-    given = machine.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if given and "://" in given:
-        yield CheckResult("compile cache", FINE, f"{given} (on a bucket: not looked into)")
+    folder = machine.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder and "://" in folder:
+        yield CheckResult("compile cache", FINE, f"{folder} (on a bucket: not looked into)")
         return
-    yield _folder_line(machine, "compile cache", Path(given or cache_dir(machine.environ) / "xla"))
+    yield _folder_line(machine, "compile cache", Path(folder or cache_dir(machine.environ) / "xla"))
 
 
 def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[CheckResult]:

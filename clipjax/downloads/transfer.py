@@ -244,13 +244,17 @@ def _continues(response: requests.Response, origin: PartOrigin, start: int) -> b
     needed = is_part and (is_tag or origin.length is None)
     if origin.version is None and stated != known and (needed or stated is not None):
         return False
-    given = re.fullmatch(
+    content_range = re.fullmatch(
         r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII
     )
     if not is_part:
-        return given is not None and given[2] == str(start)
-    total = None if given is None or given[2] == "*" else int(given[2])
-    return given is not None and given[1] == str(start) and origin.length in (None, total or origin.length)
+        return content_range is not None and content_range[2] == str(start)
+    total = None if content_range is None or content_range[2] == "*" else int(content_range[2])
+    return (
+        content_range is not None
+        and content_range[1] == str(start)
+        and origin.length in (None, total or origin.length)
+    )
 
 
 def _write(answer: Iterator[bytes], part: PartFile, origin: PartOrigin, file: CardFile) -> None:

@@ -188,8 +188,8 @@ def _activations(outline: Outline, setup: Setup) -> int:
 
 
 def _augmentation(setup: Setup) -> str:
-    given = setup.recipe.augmentation
-    if given is None:
+    augmentation = setup.recipe.augmentation
+    if augmentation is None:
         return "none: the model's own preprocessing"
-    record = dataclasses.asdict(given)
+    record = dataclasses.asdict(augmentation)
     return ", ".join(f"{name} {value}" for name, value in record.items())

@@ -120,9 +120,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     changed = copy.deepcopy(dict(record))
-    given = {_override(changed, each) for each in overrides}
+    keys = {_override(changed, each) for each in overrides}
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
-        if key in given and other not in given:
+        if key in keys and other not in keys:
             changed.pop(other, None)
     return changed
 
@@ -146,10 +146,10 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
     return recipe
 
 
-def _override(record: dict[str, Any], given: str) -> str:
-    key, equals, text = given.partition("=")
+def _override(record: dict[str, Any], override: str) -> str:
+    key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {given}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")
+        raise UsageError(f"--set {override}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")
     try:
         value = parse_toml(f"value = {text}", "--set")["value"]
     except DataError:
@@ -158,6 +158,6 @@ def _override(record: dict[str, Any], given: str) -> str:
     for table in tables:
         record = record.setdefault(table, {})
         if not isinstance(record, dict):
-            raise UsageError(f"--set {given}: {table} is not a table")
+            raise UsageError(f"--set {override}: {table} is not a table")
     record[last] = value
     return key.strip()

@@ -225,9 +225,9 @@ def score_blocks(
     size = min(len(features), max(1, SCORE_BLOCK // head.kernel.shape[1]))
     averages = projection is not None and projection.kind == "mean_prob"
     for start in range(0, len(features), size):
-        given = np.asarray(features[start : start + size])
-        wide = isinstance(head, _Identity) and given.dtype == np.float64
-        block = given if wide else given.astype(np.float32, copy=False)
+        rows = np.asarray(features[start : start + size])
+        wide = isinstance(head, _Identity) and rows.dtype == np.float64
+        block = rows if wide else rows.astype(np.float32, copy=False)
         padded = np.pad(block, ((0, size - len(block)), (0, 0)))
         values = _project(jnp.asarray(padded) if wide else logits(head, padded), projection)[: len(block)]
         if ids is not None:

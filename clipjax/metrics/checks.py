@@ -17,15 +17,15 @@ Weights = ArrayLike | jax.Array | None
 
 def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
     """Raises ValueError unless the weights are n whole numbers >= 0, not all 0."""
-    given = np.ones(n, np.int32) if weights is None else np.asarray(weights)
-    if given.shape != (n,):
-        raise ValueError(f"weights have shape {given.shape}, but there are {n} images; give one for each")
-    if given.dtype.kind not in "biu":
-        raise ValueError(f"weights are {given.dtype}; give bools or whole numbers")
-    refuse(given < 0, "its weight is negative; give 0 or more")
-    if not given.any():
+    counts = np.ones(n, np.int32) if weights is None else np.asarray(weights)
+    if counts.shape != (n,):
+        raise ValueError(f"weights have shape {counts.shape}, but there are {n} images; give one for each")
+    if counts.dtype.kind not in "biu":
+        raise ValueError(f"weights are {counts.dtype}; give bools or whole numbers")
+    refuse(counts < 0, "its weight is negative; give 0 or more")
+    if not counts.any():
         raise ValueError("no image counts: there is none, or all have weight 0")
-    return given.astype(np.int32)
+    return counts.astype(np.int32)
 
 
 def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, ...]:

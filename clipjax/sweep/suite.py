@@ -96,7 +96,7 @@ class Suite:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Each once."""
+        """The models of all runs, each once."""
         return tuple(dict.fromkeys(model for run in self.runs for model in run.models))
 
 
@@ -180,8 +180,8 @@ def suite_names() -> list[str]:
     return sorted(config_files(ConfigFolder.SUITES))
 
 
-def _names(given: Names) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(listed(given)))
+def _names(names: Names) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(listed(names)))
 
 
 def _path(name: str) -> Path:
@@ -238,6 +238,14 @@ class _Reader:
         defaults: dict[str, Any],
         known: Mapping[str, set[str]],
     ) -> SuiteRun:
+        """Check one entry of `[[runs]]`.
+
+        Args:
+            index: its number, for messages.
+            models: the suite's models, where the entry names none.
+            defaults: the suite's options, which those of the entry replace.
+            known: the tasks of each data set, by its name.
+        """
         where = f"runs[{index}]"
         task = run.task
         self.call(f"{where}.task", collection, task)

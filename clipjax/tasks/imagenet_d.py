@@ -53,7 +53,7 @@ class CategoryLists:
     correct: Mapping[str, bool] = field(default_factory=dict)
 
     def indices(self, ids: Sequence[str], labels: np.ndarray, space: LabelSpace) -> np.ndarray:
-        """int32 [N, 3].
+        """The three wrong categories of each image, as indices into `space`, int32 [N, 3].
 
         Raises DataError for an image without a list, or with an unknown, repeated or true category in it.
         """
@@ -119,7 +119,7 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _run_beside(path: Path) -> Mapping[str, Any]:
-    """Empty without a run."""
+    """The run.json beside a file of a run's images; empty if there is none."""
     try:
         return read_json(path.parent / "run.json")
     except DataError:
@@ -196,9 +196,9 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
     names = np.asarray(space.ids, object)
     columns["failures"] = names[wrong_of(columns["top5"], columns["label"])]
     columns["correct_4way_own"] = columns["correct"]
-    given = inputs.annotations
-    if given is not None and given.wrong is not None:
-        wrong = given.indices(inputs.ids, columns["label"], space)
+    annotations = inputs.annotations
+    if annotations is not None and annotations.wrong is not None:
+        wrong = annotations.indices(inputs.ids, columns["label"], space)
         answer = choose(inputs, np.concatenate([columns["label"][:, None], wrong], axis=1))
         columns |= {
             "list": names[wrong],

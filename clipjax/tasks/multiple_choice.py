@@ -256,17 +256,17 @@ def _share(metric: str, hits: np.ndarray, note: str | None) -> Measure:
 def paired(images: Columns, about: About) -> Paired:
     right = rights(images)
     main = headline(right)
-    given = {"top1": right[main][:, 0]}
+    proportions = {"top1": right[main][:, 0]}
     if main == SCORES:
         # No order changes scores: beside another model's mean over orders stands this one's `top1`.
-        return Paired(given, same={DEBIASED: "top1"})
-    given |= {f"top1@{rule}": each[:, 0] for rule, each in right.items()}
+        return Paired(proportions, same={DEBIASED: "top1"})
+    proportions |= {f"top1@{rule}": each[:, 0] for rule, each in right.items()}
     over = {f"top1_debiased@{rule}": each.mean(axis=1) for rule, each in right.items() if each.shape[1] > 1}
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {name: weighted_mean(values, weights) for name, values in over.items()}
 
-    return Paired(given, resampled if over else None)
+    return Paired(proportions, resampled if over else None)
 
 
 TASK = Task(

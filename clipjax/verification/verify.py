@@ -224,10 +224,10 @@ def run_reference(
     inputs: dict[str, np.ndarray],
 ) -> tuple[Path, str | None]:
     """Returns the golden file, and what went wrong or None."""
-    given, out = folder / "inputs.npz", folder / "golden.npz"
+    inputs_file, out = folder / "inputs.npz", folder / "golden.npz"
     arrays: dict[str, Any] = inputs
-    np.savez(given, **arrays)
-    options = reference_model(model, library, folder, arch, checkpoint) | {"inputs": given, "out": out}
+    np.savez(inputs_file, **arrays)
+    options = reference_model(model, library, folder, arch, checkpoint) | {"inputs": inputs_file, "out": out}
     command = [sys.executable, "-m", "converters.golden", "run"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

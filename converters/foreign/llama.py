@@ -58,24 +58,31 @@ def decoder_config(record: Mapping[str, Any], where: str) -> DecoderConfig:
         if record.get(name, value) not in (None, value):
             raise DataError(f"{at(where, name)} is {record[name]!r}; clipjax has decoders with {value!r}")
     width, heads = (get(record, name, where, "size") for name in ("hidden_size", "num_attention_heads"))
-    given = {name: value for name, value in record.items() if value is not None}
-    if "head_dim" not in given:
+    settings = {name: value for name, value in record.items() if value is not None}
+    if "head_dim" not in settings:
         multiple_of(f"{where}: hidden_size", width, heads, "num_attention_heads", DataError)
-    given = {"num_key_value_heads": heads, "head_dim": width // heads, "tie_word_embeddings": False, **given}
+    settings = {
+        "num_key_value_heads": heads,
+        "head_dim": width // heads,
+        "tie_word_embeddings": False,
+        **settings,
+    }
     return _built(
         where,
         width=width,
         layers=get(record, "num_hidden_layers", where, "layers"),
         heads=heads,
-        kv_heads=get(given, "num_key_value_heads", where, "size"),
-        head_dim=get(given, "head_dim", where, "size"),
+        kv_heads=get(settings, "num_key_value_heads", where, "size"),
+        head_dim=get(settings, "head_dim", where, "size"),
         mlp_width=get(record, "intermediate_size", where, "size"),
         vocab_size=get(record, "vocab_size", where, "size"),
         context_length=get(record, "max_position_embeddings", where, "size"),
-        rope_theta=_rope_theta(given, where),
+        rope_theta=_rope_theta(settings, where),
         norm_eps=float(get(record, "rms_norm_eps", where, "positive")),
-        tied=get(given, "tie_word_embeddings", where, "switch"),
-        sliding_window=get(given, "sliding_window", where, "size") if "sliding_window" in given else None,
+        tied=get(settings, "tie_word_embeddings", where, "switch"),
+        sliding_window=get(settings, "sliding_window", where, "size")
+        if "sliding_window" in settings
+        else None,
     )
 
 
@@ -166,26 +173,28 @@ def gguf_config(header: GgufHeader) -> DecoderConfig:
     if table is None:
         raise DataError(f"{header.path}: tensor token_embd.weight is missing; get the file again")
     implied = {"attention.head_count_kv": heads, "attention.key_length": width // heads}
-    given = {**implied, "rope.freq_base": 10000.0, "vocab_size": table.shape[0], **record}
-    head_dim = get(given, "attention.key_length", where, "size")
+    settings = {**implied, "rope.freq_base": 10000.0, "vocab_size": table.shape[0], **record}
+    head_dim = get(settings, "attention.key_length", where, "size")
     for name, value in (
         *(("rope.dimension_count", head_dim), ("attention.value_length", head_dim)),
         ("vocab_size", table.shape[0]),
     ):
-        if given.get(name, value) != value:
-            raise DataError(f"{where}.{name} is {given[name]!r}, not {value} as the rest of the file has it")
-    window = get({"attention.sliding_window": 0, **given}, "attention.sliding_window", where, "count")
+        if settings.get(name, value) != value:
+            raise DataError(
+                f"{where}.{name} is {settings[name]!r}, not {value} as the rest of the file has it"
+            )
+    window = get({"attention.sliding_window": 0, **settings}, "attention.sliding_window", where, "count")
     return _built(
         where,
         width=width,
         layers=get(record, "block_count", where, "layers"),
         heads=heads,
-        kv_heads=get(given, "attention.head_count_kv", where, "size"),
+        kv_heads=get(settings, "attention.head_count_kv", where, "size"),
         head_dim=head_dim,
         mlp_width=get(record, "feed_forward_length", where, "size"),
-        vocab_size=get(given, "vocab_size", where, "size"),
+        vocab_size=get(settings, "vocab_size", where, "size"),
         context_length=get(record, "context_length", where, "size"),
-        rope_theta=float(get(given, "rope.freq_base", where, "positive")),
+        rope_theta=float(get(settings, "rope.freq_base", where, "positive")),
         norm_eps=float(get(record, "attention.layer_norm_rms_epsilon", where, "positive")),
         tied="output.weight" not in header.tensors,
         sliding_window=window or None,

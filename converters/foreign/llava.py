@@ -46,20 +46,20 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
     if record.get("architectures") not in (None, [_NAME]):
         raise DataError(f"{where}: architectures is {record['architectures']!r}, not [{_NAME!r}]")
     refuse_unknown(record, {"vision_config", "text_config", *_DEFAULTS, *_REPEATED, *WITHOUT_EFFECT}, where)
-    given = {**_DEFAULTS, **record}
-    choose(given, "projector_hidden_act", where, {"gelu": "exact GELU"})
-    choose(given, "multimodal_projector_bias", where, {True: "with biases"})
-    vision = _vision(get(given, "vision_config", where, "object"), f"{where}: vision_config")
+    settings = {**_DEFAULTS, **record}
+    choose(settings, "projector_hidden_act", where, {"gelu": "exact GELU"})
+    choose(settings, "multimodal_projector_bias", where, {True: "with biases"})
+    vision = _vision(get(settings, "vision_config", where, "object"), f"{where}: vision_config")
     # "default" leaves the first position out: a class token, but a patch of a tower that has none.
     reads = {"default": "without the class token"} if vision["class_token"] else {"full": "every patch"}
-    choose(given, "vision_feature_select_strategy", where, reads)
+    choose(settings, "vision_feature_select_strategy", where, reads)
     arch = {
         "name": folder.name,
         "vision": vision,
         "language": {
-            "layer": _layer(given, where),
+            "layer": _layer(settings, where),
             "projector": "gelu-mlp",
-            "decoder": _decoder(get(given, "text_config", where, "object"), f"{where}: text_config"),
+            "decoder": _decoder(get(settings, "text_config", where, "object"), f"{where}: text_config"),
         },
     }
     preprocess = pixels(folder / "preprocessor_config.json", arch["vision"]["image_size"])
@@ -67,13 +67,13 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
 
 
 def _vision(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    given = {**_VISION_DEFAULTS, **config}
+    settings = {**_VISION_DEFAULTS, **config}
     kinds = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
-    kind = choose(given, "model_type", where, kinds)
+    kind = choose(settings, "model_type", where, kinds)
     refuse_unknown(config, READ | WITHOUT_EFFECT, where)
     if kind == SIGLIP:
         return siglip_image_tower(config, where)
-    tower = image_tower(given, where)
+    tower = image_tower(settings, where)
     # The file has no projection to text: the features are the normalised class token.
     return tower_like(CLIP, "vision", **tower, projection=False, embed_dim=tower["width"])
 
@@ -89,6 +89,6 @@ def _layer(record: Mapping[str, Any], where: str) -> int:
 
 def _decoder(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     llama = config.get("model_type", "llama") == "llama"
-    given = {**(LLAMA_DEFAULTS if llama else {}), "model_type": "llama", **config}
-    decoder = decoder_config(given, where)
+    settings = {**(LLAMA_DEFAULTS if llama else {}), "model_type": "llama", **config}
+    decoder = decoder_config(settings, where)
     return {name: value for name, value in vars(decoder).items() if value is not None}

@@ -199,17 +199,17 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
             f"{where}: timm's {name} is a {timm_class}, which clipjax does not have; {_supported()}"
         )
     for option, value in args.items():
-        given = f"{where}: model_args.{option} is {value!r}"
+        stated = f"{where}: model_args.{option} is {value!r}"
         if isinstance(values.get("cfg"), Mapping) and option in values["cfg"]:  # RegNet's
             if value != values["cfg"][option]:
-                raise DataError(f"{given}; clipjax has {name} with {values['cfg'][option]!r}")
+                raise DataError(f"{stated}; clipjax has {name} with {values['cfg'][option]!r}")
             continue
         if option not in values:
-            raise DataError(f"{given}, which clipjax does not read for timm's {timm_class}")
+            raise DataError(f"{stated}, which clipjax does not read for timm's {timm_class}")
         if isinstance(value, Mapping) or (option in _PLANS and isinstance(values[option], list | Mapping)):
-            raise DataError(f"{given}, which clipjax does not read")
+            raise DataError(f"{stated}, which clipjax does not read")
         if value is None and values[option] is not None:  # an architecture may put back its own, or fail
-            raise DataError(f"{given}; clipjax has {name} with {values[option]!r}")
+            raise DataError(f"{stated}; clipjax has {name} with {values[option]!r}")
         values[option] = value
     for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields state these
         values.pop(option, None)

@@ -123,10 +123,10 @@ def _siglip(
 
 def siglip_image_tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A SiglipVisionConfig, which may leave defaults out."""
-    given = {**_SIGLIP_DEFAULTS, **config}
-    if given["vision_use_head"] is not True:
+    settings = {**_SIGLIP_DEFAULTS, **config}
+    if settings["vision_use_head"] is not True:
         raise DataError(f"{where}.vision_use_head is not true; clipjax has SigLIP with its head")
-    image = image_tower(given, where)
+    image = image_tower(settings, where)
     return tower_like(SIGLIP, "vision", **image, embed_dim=image["width"], pool_heads=image["heads"])
 
 

@@ -44,8 +44,8 @@ def run_one(
     torch.manual_seed(0)
     model = build_model(arch, library, json.loads(sizes.read_text()) if sizes else None)
     load_strict(model, checkpoint)
-    given = dict(np.load(inputs))
-    arrays = run(model, given["images"], given.get("ids"))
+    arrays_in = dict(np.load(inputs))
+    arrays = run(model, arrays_in["images"], arrays_in.get("ids"))
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     facts = {
         "library": library,
@@ -53,7 +53,7 @@ def run_one(
         "arch": Path(arch).name,
         "checkpoint_sha256": digest,
     }
-    write_golden(out, arrays, given, facts)
+    write_golden(out, arrays, arrays_in, facts)
 
 
 @app.command()

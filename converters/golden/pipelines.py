@@ -166,17 +166,17 @@ class TimmPipeline(Pipeline):
         self.facts |= {"preprocessing": source, "transform": str(self.transform)}
 
     def _settings(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        given, size = job["preprocess"], job["preprocess"]["image_size"]
+        preprocess, size = job["preprocess"], job["preprocess"]["image_size"]
         resized = {"img_size": size} if job["resized"] else {}
         if job["config"] is not None:
             record = json.loads((Path(job["config"]) / "config.json").read_text())
             return resolve_data_config(resized, pretrained_cfg=record["pretrained_cfg"]), "config.json"
         if job["tag"]:
             return resolve_data_config(resized, model=self.model), f"timm's {job['arch']}"
-        settings = {key: given[key] for key in ("interpolation", "mean", "std")}
+        settings = {key: preprocess[key] for key in ("interpolation", "mean", "std")}
         # timm resizes to the floor of size / crop_pct: the half keeps rounding from lowering it.
-        share = size / (given["resize_size"] + 0.5)
-        crop = {"crop_pct": share, "crop_mode": _CROP_MODES[given["resize_mode"]]}
+        share = size / (preprocess["resize_size"] + 0.5)
+        crop = {"crop_pct": share, "crop_mode": _CROP_MODES[preprocess["resize_mode"]]}
         return {**settings, **crop, "input_size": (3, size, size)}, CARD
 
     def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -216,13 +216,13 @@ class TransformersPipeline(Pipeline):
 
     @staticmethod
     def _settings(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
-        given = job["preprocess"]
-        square = {"height": given["image_size"], "width": given["image_size"]}
-        settings: dict[str, Any] = {"image_mean": given["mean"], "image_std": given["std"]}
-        settings |= {"resample": _RESAMPLE[given["interpolation"]]}
+        preprocess = job["preprocess"]
+        square = {"height": preprocess["image_size"], "width": preprocess["image_size"]}
+        settings: dict[str, Any] = {"image_mean": preprocess["mean"], "image_std": preprocess["std"]}
+        settings |= {"resample": _RESAMPLE[preprocess["interpolation"]]}
         if kind == "Siglip":
             return settings | {"size": square}
-        return settings | {"size": {"shortest_edge": given["resize_size"]}, "crop_size": square}
+        return settings | {"size": {"shortest_edge": preprocess["resize_size"]}, "crop_size": square}
 
     def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
         raw = self.processor(image, do_rescale=False, do_normalize=False, return_tensors="np")

@@ -37,7 +37,7 @@ def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str,
 
 
 def shapes(question: dict[str, Any]) -> dict[str, Any]:
-    """A full-size model's, built without memory for its weights."""
+    """Shapes and dtypes of a full-size model, built without memory for its weights."""
     with torch.device("meta"), _Unfilled():
         model = build_model(question["shapes"], question["library"])
     state = model.state_dict()
@@ -66,9 +66,9 @@ def numbers(question: dict[str, Any], folder: Path) -> dict[str, Any]:
     folder.mkdir()
     checkpoint, golden = folder / "model.safetensors", folder / "golden.npz"
     save(model, checkpoint)
-    given = dict(np.load(question["inputs"]))
+    inputs = dict(np.load(question["inputs"]))
     facts = {"library": library, "version": LIBRARIES[library], "arch": arch}
-    write_golden(golden, run(model, given["images"], given.get("ids")), given, facts)
+    write_golden(golden, run(model, inputs["images"], inputs.get("ids")), inputs, facts)
     return {"checkpoint": str(checkpoint), "golden": str(golden)}
 
 

@@ -53,8 +53,10 @@ class _BuiltError(Exception):
 def _build(
     model_class: type, variant: str, pretrained: bool, *, model_cfg: Any = None, **options: Any
 ) -> None:
-    given = {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
-    raise _BuiltError(model_class, given if model_cfg is None else {"cfg": model_cfg, **given})
+    model_options = {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
+    raise _BuiltError(
+        model_class, model_options if model_cfg is None else {"cfg": model_cfg, **model_options}
+    )
 
 
 def architectures() -> dict[str, Any]:

@@ -122,7 +122,7 @@ def chat_of(library: str, arch: str | None) -> Chat | None:
 
 
 def pinned_revision(model_id: str) -> str | None:
-    """A commit; None: the newest."""
+    """The commit that a registered model is downloaded from; None: the newest."""
     return registry()[model_id]["hub_revision"] or None
 
 
@@ -216,11 +216,11 @@ def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
         for tower in ("vision", "text"):
             if getattr(card.arch, tower) is None:
                 continue  # a classifier made of the image tower
-            given, right = (getattr(getattr(a, tower), "activation", None) for a in (card.arch, known))
-            if given != right:
+            activation, right = (getattr(getattr(a, tower), "activation", None) for a in (card.arch, known))
+            if activation != right:
                 raise DataError(
                     f"{where or card.id}: the tag {tag!r} of {card.source.arch} was trained with activation "
-                    f"{right!r}, but the card's {tower} tower has {given!r}: use the architecture "
+                    f"{right!r}, but the card's {tower} tower has {activation!r}: use the architecture "
                     f"{row['arch']}, as that of {row['id']}"
                 )
 

@@ -93,8 +93,8 @@ class CompareOptions:
             return False
         last = self.others[-1]
         root = ResultStore(last).root
-        given = "://" in last or "/" in last or is_dir(root)
-        return given and not (root / RUN).is_file()
+        is_folder = "://" in last or "/" in last or is_dir(root)
+        return is_folder and not (root / RUN).is_file()
 
 
 def compare(options: CompareOptions) -> None:

@@ -78,6 +78,6 @@ def _check_method_options(recipe: Recipe, changes: Sequence[str]) -> None:
     try:
         find_method(recipe.method).options_of(recipe)
     except DataError as error:
-        if given := [each for each in changes if each.startswith("options.")]:
-            raise UsageError(f"--set {' --set '.join(given)}: {error}") from None
+        if of_method := [each for each in changes if each.startswith("options.")]:
+            raise UsageError(f"--set {' --set '.join(of_method)}: {error}") from None
         raise

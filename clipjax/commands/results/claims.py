@@ -66,10 +66,10 @@ class ClaimsOptions:
         check_form(self.form, self.out, FORMATS)
 
     def check_listing(self) -> None:
-        """--list reads no results."""
-        given = any(on_command_line(self.context, ["folder", "results"]).values())
+        """Refuse what is about results beside --list, which reads none. Raises UsageError."""
+        has_folder = any(on_command_line(self.context, ["folder", "results"]).values())
         of_rows = {"--rows": self.rows, "--level": self.level, "--prompts": self.prompts}
-        refuse_beside("--list", {"RESULTS": given, **of_rows})
+        refuse_beside("--list", {"RESULTS": has_folder, **of_rows})
         refuse_beside("--list", {"--format markdown": self.form == "markdown"})
 
 

@@ -125,10 +125,10 @@ class EvaluateOptions:
             "--data-root": self.data_root,
             "--predictions": self.predictions,
         }
-        given = [name for name, value in sources.items() if value is not None]
-        if len(given) != 1 and given != ["--data", "--predictions"]:
+        named = [name for name, value in sources.items() if value is not None]
+        if len(named) != 1 and named != ["--data", "--predictions"]:
             raise UsageError(
-                f"give one of {', '.join(sources)}{': not ' + ' and '.join(given) if given else ''}"
+                f"give one of {', '.join(sources)}{': not ' + ' and '.join(named) if named else ''}"
             )
         if self.predictions is None and self.model is None:
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")

@@ -98,14 +98,16 @@ def _submit(plan: SweepPlan, options: SweepOptions, machines: Sequence[MachineRa
     from clipjax.sweep.job_reports import duration
     from clipjax.sweep.slurm import SUBMITTED, array_for, logs_in, script, submit
 
-    queue, given = str(options.submit), as_written(options.context, but=ONLY_HERE)
+    queue, arguments = str(options.submit), as_written(options.context, but=ONLY_HERE)
     [machine] = [each for each in machines if each.name == MACHINES.get(queue, SUBMITTED)]
     array, logs = array_for(plan, machine, options.shares), logs_in(options.results)
     if queue in MACHINES:
-        say(job_file(queue, plan.suite.name, array, ["clipjax", "sweep", *given]))
+        say(job_file(queue, plan.suite.name, array, ["clipjax", "sweep", *arguments]))
         return
     status = ["clipjax", "sweep", str(options.suite), "--results", str(options.results), "--status"]
-    text = script(plan.suite.name, array, [sys.executable, "-m", "clipjax", "sweep", *given], logs, status)
+    text = script(
+        plan.suite.name, array, [sys.executable, "-m", "clipjax", "sweep", *arguments], logs, status
+    )
     if options.dry_run:
         say(text)
         return

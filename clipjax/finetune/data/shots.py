@@ -86,13 +86,13 @@ def read_shots(path: Path) -> Shots:
     check_regular(path)
     try:
         record = read_json(path)
-        given, version = record.pop("sha256"), record.pop("version")
+        digest, version = record.pop("sha256"), record.pop("version")
         shots = read(Shots, record, path)
     except (DataError, KeyError):
         raise DataError(f"{path} is not a list of shots; draw it anew") from None
     if version != VERSION:
         raise DataError(f"{path}: a list of shots of another version; draw it anew")
-    if shots.sha256 != given:
+    if shots.sha256 != digest:
         raise DataError(f"{path}: the list of shots was changed after it was drawn (its hash is another)")
     return shots
 

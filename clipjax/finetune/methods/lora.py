@@ -104,13 +104,13 @@ def outline(setup: Setup) -> Outline:
 
 
 def _objective(setup: Setup) -> str:
-    kind, given = setup.model.card.kind, setup.options["objective"]
-    _one_of("objective", given, ("auto", "contrastive", "cross_entropy"))
-    if given == "contrastive" and kind == "classifier":
+    kind, objective = setup.model.card.kind, setup.options["objective"]
+    _one_of("objective", objective, ("auto", "contrastive", "cross_entropy"))
+    if objective == "contrastive" and kind == "classifier":
         raise UsageError(
             f"lora: {setup.model.card.id} has no text tower for the contrastive objective: use cross_entropy"
         )
-    return given if given != "auto" else "contrastive" if kind == "zero_shot" else "cross_entropy"
+    return objective if objective != "auto" else "contrastive" if kind == "zero_shot" else "cross_entropy"
 
 
 def _paths(setup: Setup, objective: str) -> list[str]:
@@ -120,21 +120,21 @@ def _paths(setup: Setup, objective: str) -> list[str]:
 
 
 def _towers(setup: Setup, objective: str) -> tuple[str, ...]:
-    given = setup.options["towers"]
-    _one_of("towers", given, ("auto", *_TOWERS))
-    if given == "auto":
-        given = "both" if objective == "contrastive" else "image"
-    if objective == "cross_entropy" and given != "image":
+    towers = setup.options["towers"]
+    _one_of("towers", towers, ("auto", *_TOWERS))
+    if towers == "auto":
+        towers = "both" if objective == "contrastive" else "image"
+    if objective == "cross_entropy" and towers != "image":
         raise UsageError(
-            f"lora: the objective cross_entropy reads the image tower alone, not options.towers = {given!r}: "
-            "use 'image', or the objective contrastive"
+            "lora: the objective cross_entropy reads the image tower alone, not options.towers = "
+            f"{towers!r}: use 'image', or the objective contrastive"
         )
-    return _TOWERS[given]
+    return _TOWERS[towers]
 
 
-def _one_of(option: str, given: Any, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise UsageError(f"lora: options.{option} = {given!r} is not one of {', '.join(map(repr, known))}")
+def _one_of(option: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"lora: options.{option} = {value!r} is not one of {', '.join(map(repr, known))}")
 
 
 def _on_merged(base: Loss, scaling: float) -> Loss:
@@ -167,8 +167,8 @@ def _head(setup: Setup) -> Params:
 
 def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
     # Without the head, which only served training.
-    given = {name: branch for name, branch in params.items() if name != "head"}
-    base = {name: given.get(name, branch) for name, branch in setup.model.params.items()}
+    branches = {name: branch for name, branch in params.items() if name != "head"}
+    base = {name: branches.get(name, branch) for name, branch in setup.model.params.items()}
     return outcome.tuned(setup, jax.device_get(low_rank.merged(base, params["lora"], scaling)))
 
 

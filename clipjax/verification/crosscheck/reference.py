@@ -85,11 +85,11 @@ def make_job(
     with images.open("wb") as file:
         for row in range(len(data.manifest)):
             lengths.append(file.write(data.manifest.open(row)))
-    given = "given" if checkpoint else "the model's own file" if original else "written back by clipjax"
+    origin = "given" if checkpoint else "the model's own file" if original else "written back by clipjax"
     return {
         **{key: str(value) for key, value in options.items()},
         "sizes": json.loads(Path(options["sizes"]).read_text()) if "sizes" in options else None,
-        "weights": given,
+        "weights": origin,
         "tag": source.tag if named else None,
         "config": config and str(config),
         "preprocess": dataclasses.asdict(model.card.preprocess),
@@ -163,9 +163,9 @@ def _texts(prompts: PromptSet | None, classes: LabelSpace | None) -> dict[str, A
     }
 
 
-def _is_shipped(given: Any, load: Any) -> bool:
+def _is_shipped(tokenizer: Any, load: Any) -> bool:
     try:
-        return load(given.name).digest == given.digest
+        return load(tokenizer.name).digest == tokenizer.digest
     except ClipjaxError:
         return False
 

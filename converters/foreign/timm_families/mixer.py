@@ -23,11 +23,11 @@ def tower(options: Options) -> dict[str, Any]:
     o = options
     patch = o.only("patch_size", *range(1, 65))
     depth, width, ratio = o.count("num_blocks"), o.count("embed_dim"), o.take("mlp_ratio")
-    given, mlp = o.take("block_layer"), o.take("mlp_layer")
-    stated = dict(given) if isinstance(given, Mapping) else {"call": given}
+    layer, mlp = o.take("block_layer"), o.take("mlp_layer")
+    stated = dict(layer) if isinstance(layer, Mapping) else {"call": layer}
     timm_block = stated.pop("call", None)
     if not stated.keys() <= {"init_values"} or timm_block not in [name for name, _ in _BLOCKS]:
-        raise o.refused("block_layer", given)
+        raise o.refused("block_layer", layer)
     if (timm_block, mlp) not in list(_BLOCKS):
         raise o.refused("mlp_layer", mlp)
     block = _BLOCKS[timm_block, mlp]

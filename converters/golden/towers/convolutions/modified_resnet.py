@@ -28,13 +28,13 @@ def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
 
 def condition(visual: Any, seed: int) -> None:
     """Fits the attention pool to its input."""
-    given: list[Tensor] = []
-    hook = visual.attnpool.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
+    pool_inputs: list[Tensor] = []
+    hook = visual.attnpool.register_forward_pre_hook(lambda _module, args: pool_inputs.append(args[0]))
     gains = {name: BRANCH_GAIN for name in dict(visual.named_modules()) if name.endswith("bn3")}
     gains.pop("bn3")  # the stem's
     measure_batch_norms(visual, visual.image_size, seed, gains)
     hook.remove()
-    size = given[0].std().item()
+    size = pool_inputs[0].std().item()
     pool = visual.attnpool
     pool.positional_embedding.normal_(std=size)
     for linear, gain in ((pool.q_proj, ATTENTION_GAIN), (pool.k_proj, ATTENTION_GAIN), (pool.v_proj, 1.0)):
