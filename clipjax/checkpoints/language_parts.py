@@ -55,7 +55,7 @@ class PartSources:
     tokenizer: str | Path | None = None
 
     def refuse(self, what: str) -> None:
-        """Raises UsageError for a model that needs neither."""
+        """Refuse named parts for a model that takes none, for the reason `what`. Raises UsageError."""
         for name, value in dataclasses.asdict(self).items():
             if value is not None:
                 raise UsageError(f"{what}: leave {name} (--{name}) out")

@@ -115,7 +115,7 @@ class Model:
         return self._replace(card=card)
 
     def with_adapter(self, adapter: AdapterParts, card: Card) -> Model:
-        """`card` is that of both; the model's own becomes the base's."""
+        """The model with an adapter. `card` is that of both together; the model's own becomes the base's."""
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_location(self, location: Location | None) -> Model:

@@ -15,7 +15,7 @@ from clipjax.models.resample import RULES, Rule, resampled, resized_arch, rule_o
 
 
 def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
-    """Raises UsageError for what no model takes."""
+    """Refuse a size that is not a whole number, and an unknown rule. Raises UsageError."""
     if image_size is not None and type(image_size) is not int:
         raise UsageError(f"image_size is {image_size!r}: give a whole number of pixels")
     if rule is not None and rule not in RULES:

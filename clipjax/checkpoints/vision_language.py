@@ -39,8 +39,11 @@ from clipjax.models.precision import Precision, known_precision
 
 @dataclass(frozen=True, eq=False)
 class LanguageSetup:
-    """Attributes:
-    image_tokens: positions that an image takes.
+    """What a vision-language model needs to answer, beside its image tower.
+
+    Attributes:
+        form: how a question and an image become a prompt.
+        image_tokens: the number of positions that an image takes.
     """
 
     tokenizer: LanguageTokenizer

@@ -103,7 +103,7 @@ class Runner:
 
 
 def wrapped(words: Any) -> jax.Array:
-    """Keys [N] of the words [N, 2]."""
+    """JAX's random keys [N] from their words, uint32 [N, 2]."""
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 

@@ -166,6 +166,8 @@ def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
 
 
 def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
+    """Why images cannot be read or resized, a sentence each, in their order; `progress` gets their bytes."""
+
     def check(i: int) -> tuple[str | None, int]:
         def shrink(image: PIL.Image.Image) -> int:
             try:

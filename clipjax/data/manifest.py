@@ -212,7 +212,7 @@ class Manifest:
         return self.__dict__["_images_digest"]
 
     def compute_digest(self, progress: Progress | None = None) -> str:
-        """`progress` gets each image's bytes, hashed or cached."""
+        """Hash what the images hold, their labels and columns; `progress` gets the bytes of each image."""
         if "_digest" not in self.__dict__:
             rows, images = hashlib.sha256(), hashlib.sha256()
             contents = self.opener.content_digests(progress)

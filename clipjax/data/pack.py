@@ -56,7 +56,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class PackedData:
-    """`kept` of the `shards` existed before."""
+    """What a packing wrote: `shards` shards, of which `kept` existed before."""
 
     folder: Path
     digest: str

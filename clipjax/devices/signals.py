@@ -272,6 +272,7 @@ class _Watch:
             self._end()
 
     def _end(self) -> NoReturn:
+        """End the process whatever the main thread does; unless its code is decided, say what is lost."""
         code = EXIT_CODES[self.number or signal.SIGTERM] if self.decided is None else self.decided
         try:
             if self.decided is None:

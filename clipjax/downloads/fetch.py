@@ -50,7 +50,13 @@ class FetchReport:
 
 @dataclass
 class _Work:
-    """A bundle on its way."""
+    """A bundle that is being fetched.
+
+    Attributes:
+        absent: the cards whose data are not there yet.
+        files: those that are on this disk.
+        passwords: of encrypted files.
+    """
 
     bundle: Bundle
     absent: Sequence[DatasetCard]
@@ -107,7 +113,7 @@ class Fetch:
                 yield from self._finish(work)
 
     def _start(self, bundle: Bundle) -> FetchReport | _Work:
-        """Everything that needs no network."""
+        """Do all that needs no network: returns the report of a bundle that needs no work, else its work."""
         drop_draft(bundle, self.folders)
         try:
             check_card(bundle, self.folders)

@@ -147,6 +147,7 @@ class MatchStream(PairStream):
         return {"maps": batch.inputs.images, "geometry": batch.inputs.geometry}
 
     def forward(self, per_device_batch: int, placement: str) -> Forward:
+        """The matching of pairs, after the tower that makes their maps unless these are stored."""
         match = on_devices(_match_step(self.mesh, self.matcher), (), per_device_batch, self.model)
         if self.maps is not None:
             return match

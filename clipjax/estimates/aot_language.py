@@ -119,7 +119,15 @@ def _row(
     plain: SliceProgram,
     start: int,
 ) -> TowerRow:
-    """plain: in the form whose products are the model's own."""
+    """The largest batch of a program that fits a slice.
+
+    Args:
+        facts: the first fields of the row: model, program and precision.
+        topology: the slice, such as "v5e:2x4".
+        program: in the form for a TPU, which is compiled.
+        plain: in the form whose products are the model's own, which are counted.
+        start: the first batch tried, rows of a group of chips; each that does not fit is halved.
+    """
     mesh = aot.slice_mesh(chip, topology, {DATA: -1, MODEL: PARTS})
     groups = mesh.shape[DATA]
     one = plain.arguments(mesh, groups)

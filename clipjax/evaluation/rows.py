@@ -81,7 +81,10 @@ class Result:
 def identity(
     model: str, facts: Mapping[str, Any], task: Task, dataset: str, framework: Framework | None = None
 ) -> Fields:
-    """`framework`: what ran the model; None: no model did (people)."""
+    """The fields of a row that say which model, task and data set it is of, and what measured it.
+
+    `framework`: what ran the model; None: no model did (people).
+    """
     made = provenance()
     if framework is not None:
         made["versions"] = {**made["versions"], **framework.versions}

@@ -34,7 +34,7 @@ from clipjax.tasks.task import Measure, TaskResult, find_task
 def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
-    """Arguments as in `clipjax.evaluate`."""
+    """Run one task on one model. Arguments as in `clipjax.evaluate`."""
     return measured(resolved_run(model, task, request, compute, results), compute, results)
 
 

@@ -106,7 +106,7 @@ class Subject(ABC):
 
     @functools.cached_property
     def adapter(self) -> Adapter | None:
-        """The model's."""
+        """The model's adapter, if any."""
         return adapter_of(self.model)
 
     @abstractmethod

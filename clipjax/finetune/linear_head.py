@@ -58,7 +58,7 @@ def initial_head(setup: Setup) -> Params:
 
 
 def zeroshot_params(head: Head) -> Params:
-    """The kernel includes the scale."""
+    """A head as float32 params, a kernel [D, K] that includes the scale, and a bias [K]."""
     kernel = np.float32(head.scale) * np.asarray(head.kernel)
     bias = np.zeros(kernel.shape[1], np.float32) if head.bias is None else np.asarray(head.bias)
     return {"kernel": kernel, "bias": bias}

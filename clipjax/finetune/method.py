@@ -178,7 +178,7 @@ def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
 
 
 def image_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """One image of `image_batches`, without captions."""
+    """The shapes of one image of `image_batches`, without captions."""
     side = setup.model.card.preprocess.image_size
     return {"pixels": abstract(side, side, 3, dtype=jnp.uint8), "label": abstract(dtype=jnp.int32)}
 

@@ -25,7 +25,7 @@ from clipjax.storage.store import Store
 
 
 def has_own_head(model: Encoder) -> bool:
-    """A classifier's or an adapter's head needs no prompts."""
+    """Whether the model has a head that needs no prompts: a classifier's or an adapter's."""
     return model.card.kind == "classifier" or model.adapter is not None
 
 
@@ -97,7 +97,7 @@ class _Usage(NamedTuple):
 
     @staticmethod
     def of(prompts_of_class: Sequence[Sequence[str]]) -> _Usage:
-        """Prompts are numbered in the order of their first use."""
+        """The distinct prompts in the order of their first use, and how often each class uses each."""
         number: dict[str, int] = {}
         columns = [
             number.setdefault(prompt, len(number)) for prompts in prompts_of_class for prompt in prompts

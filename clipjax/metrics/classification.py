@@ -17,7 +17,7 @@ Either = jax.Array | np.ndarray
 
 @functools.partial(jax.jit, static_argnames="k")
 def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]:
-    """Best first; k <= K."""
+    """The k classes with the largest scores, the best first; k <= K. Ties go to the first class."""
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)  # XLA sorts -0 below 0, but they tie
     return jax.lax.top_k(scores, k)[1]
 
@@ -69,7 +69,7 @@ def _class_counts(
 
 @jax.jit
 def softmax(logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
-    """float32, or float64 from float64 logits."""
+    """Probabilities of the classes, float64 from float64 logits, else float32."""
     kept = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return jax.nn.softmax(logits.astype(kept), axis=1)
 

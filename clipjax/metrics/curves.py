@@ -55,7 +55,7 @@ class Counts:
 
 
 def area_under_roc(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """Ties count one half."""
+    """The area under the ROC curve in each resample. Ties count one half."""
     twice = counts.gain * (2 * counts.negatives[:, None] - counts.before - counts.fp)
     return twice.sum(axis=1) / (2 * counts.tp[:, -1] * counts.negatives)
 

@@ -257,13 +257,13 @@ def _fpr_quantile(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
 def detection(
     id_scores: ArrayLike, ood_scores: ArrayLike, names: Sequence[str] = MEASURES
 ) -> dict[str, float]:
-    """ID scores [N], OOD scores [M]. Raises ValueError as `rank`."""
+    """The named measures of detection, from ID scores [N] and OOD scores [M]. Raises ValueError as `rank`."""
     values = measures(rank(id_scores, ood_scores), names)
     return {name: float(value[0]) for name, value in values.items()}
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Raises ValueError as `rank`."""
+    """The area under the ROC curve of ID scores [N] against OOD scores [M]. Raises ValueError as `rank`."""
     return detection(id_scores, ood_scores, ["auroc"])["auroc"]
 
 

@@ -64,7 +64,12 @@ class FactorCounts:
 def count_factors(
     correct: ArrayLike | jax.Array, factors: ArrayLike | jax.Array, *, weights: Weights = None
 ) -> FactorCounts:
-    """Correct bool [N], factors bool (or 0 / 1) [N, F].
+    """Count the images, and the right ones, of each factor.
+
+    Args:
+        correct: bool [N].
+        factors: [N, F] of bools, 0 or 1: whether an image has a factor.
+        weights: int [N], how often each image counts; None: once.
 
     Raises:
         ValueError: no image counts, or a factor is neither 0 nor 1.

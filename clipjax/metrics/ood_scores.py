@@ -37,7 +37,7 @@ def msp(logits: Logits) -> Scores:
 
 @jax.jit
 def max_logit(logits: Logits) -> Scores:
-    """Cosines give the same order."""
+    """The largest logit of each image. Cosines in place of logits give the same order."""
     return jnp.max(_single(logits), axis=1)
 
 

@@ -75,7 +75,11 @@ def rank_partners(
 
 
 def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " Q"]:
-    """A k beyond the gallery finds all. Raises ValueError if k < 1."""
+    """Whether any partner of a query is among its k best. A k beyond the gallery finds all.
+
+    Raises:
+        ValueError: k < 1.
+    """
     if k < 1:
         raise ValueError(f"recall at {k}; give a k of 1 or more")
     return ranks[:, 0] < k

@@ -91,7 +91,13 @@ def count_cues(
     num_categories: int,
     weights: Weights = None,
 ) -> CueCounts:
-    """int [N] each; a decision may be -1.
+    """Count decisions for the shape and for the texture of images.
+
+    Args:
+        decision: int [N], the category decided for; -1 for none.
+        shape: int [N], the category of the shape.
+        texture: int [N], the category of the texture.
+        weights: int [N], how often each image counts; None: once.
 
     Raises:
         ValueError: no image counts, or a value is not a category.

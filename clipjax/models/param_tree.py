@@ -37,7 +37,7 @@ class DualEncoder(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """No head if `num_classes` is 0."""
+    """An image tower with a linear head, or without one if `num_classes` is 0."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         assert arch.num_classes is not None

@@ -25,7 +25,7 @@ def terminal(text: str) -> str:
 
 
 def xml(text: str) -> str:
-    """Shows hidden characters; does not escape markup."""
+    """A text for XML, in which hidden characters are shown; markup is not escaped."""
     return visible(text, _LINES)
 
 
@@ -60,7 +60,7 @@ _INTERVAL = re.compile(r"(\[[-+]?[\d.]+, [-+]?[\d.]+\](?![(\[:]))")
 
 
 def markdown(text: str) -> str:
-    """Intervals of numbers keep their brackets."""
+    """A text as one line of Markdown without markup; intervals of numbers keep their brackets."""
     line = visible(" ".join(text.split()))
     parts = enumerate(_INTERVAL.split(line))  # odd parts are intervals
     return "".join(part if k % 2 else _unmarked(part) for k, part in parts)

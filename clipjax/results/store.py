@@ -69,7 +69,7 @@ def _dated(moment: datetime.datetime) -> str:
 
 
 def run_order(run_id: str) -> tuple[bool, str]:
-    """Oldest first; runs dated in the future come before all."""
+    """A key that sorts runs, the oldest first; runs dated in the future come before all."""
     # A wrong clock: as the newest, such a run would hide every later measurement until its date.
     future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # a name may not be a date
     return not future, run_id
@@ -358,7 +358,7 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
 
 
 def facts_origin(card: ModelCard) -> dict[str, Any]:
-    """Empty without an origin."""
+    """Fields of the row that tell where the model's facts are from; none for a card without an origin."""
     if card.facts_origin is None:
         return {}
     return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}

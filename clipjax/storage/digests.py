@@ -55,7 +55,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """Sorted keys, no spaces, no NaN."""
+    """A value as the one JSON text that is hashed: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

@@ -32,7 +32,7 @@ class RowGroup(NamedTuple):
 
 
 def read_footer(path: Path) -> list[RowGroup]:
-    """Raises ValueError for a damaged footer; OSError."""
+    """The row groups that a file's footer lists. Raises ValueError for a damaged footer, and OSError."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 8))

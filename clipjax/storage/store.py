@@ -149,7 +149,7 @@ class Store:
         self.files.create(path, dataclasses.replace(record, manifest=manifest).to_json(), replace=True)
 
     def named(self, name: str) -> str:
-        """The entry whose name begins so.
+        """The name of the one entry whose name begins with `name`.
 
         Raises:
             UsageError: none does, or several do.

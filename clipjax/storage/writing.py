@@ -26,7 +26,7 @@ from clipjax.storage.remote.publishing import uploading
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Whole or not at all. Raises DataError if that fails."""
+    """Write a file whole or not at all. Raises DataError if that fails."""
     path = as_path(path)
     with writing(path):
         put_bytes(path, data)
@@ -202,7 +202,7 @@ def _replace(draft: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError."""
+    """A context that turns an OSError into a DataError about `path`."""
     try:
         yield
     except OSError as error:
@@ -210,7 +210,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def flush(descriptor: int, push: Callable[[], Any]) -> None:
-    """`push` empties Python's buffer."""
+    """Bring a file's data to the disk, after `push`, which empties Python's buffer."""
     push()
     os.fsync(descriptor)
 

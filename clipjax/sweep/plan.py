@@ -80,7 +80,7 @@ class SweepPlan:
         ]
 
     def missing_line(self, *, named: bool) -> list[str]:
-        """At most one line."""
+        """One line about the missing data sets that the suite names (or does not name); none if none is."""
         lines = {each.family: each.line for each in self.missing if each.named is named}
         return in_one_line(list(lines.values()), self.suite.data_root)
 

@@ -26,7 +26,7 @@ class StoreIndex:
         return sum(info.bytes for info in self.entries.values())
 
     def share(self, name: str) -> float:
-        """0 to 1."""
+        """The share of an entry's shards that are stored, 0 to 1."""
         info = self.entries.get(name)
         return 0.0 if info is None else info.shards_present / info.shards
 

@@ -183,11 +183,11 @@ def counted(matching: Matching, columns: Mapping[str, Any]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """N pairs.
+    """Shares of right matches of N pairs.
 
     Attributes:
         of: metric -> each pair's share, float64 [N].
-        matches: float64 [N].
+        matches: the number of matches of each pair, float64 [N].
         unit: int [N], the unit of each pair.
         cluster: int [N], the cluster of each pair. All pairs of a unit are of one cluster.
         slices: slice (None: over the whole data set) -> bool [N].

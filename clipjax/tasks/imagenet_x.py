@@ -321,7 +321,7 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slic
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Iterator[Measure]:
-    """Group 0 is the whole variant."""
+    """ECE of one group of a variant's images; group 0 is the whole variant, the others are factors."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)

@@ -143,7 +143,7 @@ def _confused_classes(inputs: ImageInputs) -> np.ndarray | None:
 
 
 def measure(columns: Columns, about: About) -> list[Measure]:
-    """`id` is used only in messages.
+    """Numbers of each score, first those of the paper's score without a slice. `id` is for messages alone.
 
     Raises:
         DataError: there is no score, a score is not finite, or all images are on one side.

@@ -139,7 +139,7 @@ def tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
 
 @functools.cache
 def configs() -> dict[str, dict[str, Any]]:
-    """The library's own, of all its architectures."""
+    """open_clip's model configs, by the name of the architecture."""
     return read_json(config_dir() / "open_clip.json")
 
 

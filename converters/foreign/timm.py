@@ -83,7 +83,7 @@ def _text(value: Any) -> str | None:
 
 
 def _stated(record: Mapping[str, Any], config: Mapping[str, Any], key: str) -> Any:
-    """timm reads both places, the outer one first."""
+    """A value of a config.json: timm reads two places, the outer one first."""
     return record.get(key) or config.get(key)
 
 

@@ -81,7 +81,7 @@ def timm_model(arch: str, sizes: dict[str, Any] | None) -> nn.Module:
 
 
 def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
-    """Removes the key that only selects the class."""
+    """The class of a config's model. Removes the key that only selects it from `config`."""
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     if "multimodal_cfg" in config:
         return CoCa

@@ -170,7 +170,7 @@ def conjoin(needs: int, words: Sequence[str]) -> str:
 
 
 def decide(lo: float, hi: float, part: Part) -> str:
-    """configs/claims.toml defines the sides."""
+    """Whether an interval decides a part: HOLDS, FAILS or UNKNOWN. configs/claims.toml defines the sides."""
     low, high = part.at - part.margin, part.at + part.margin
     claimed, other = {
         "above": (lo > part.at, hi < part.at),

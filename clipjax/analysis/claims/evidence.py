@@ -63,7 +63,7 @@ class ModelSample:
     families: tuple[str, ...]
 
     def values(self, column: Column) -> np.ndarray:
-        """float64 [N]."""
+        """The models' numbers in a column, float64 [N]."""
         return np.array([cells[column].value for cells in self.cells], np.float64)
 
     def rows(self) -> list[Row]:

@@ -72,7 +72,7 @@ def begin(part: Part, evidence: Evidence, settings: Mapping[str, Any]) -> PartTr
 
 
 def _fewest(part: Part) -> int:
-    """Models of its group."""
+    """The fewest models that the part's group may have."""
     if part.statistic in ("group_difference", "effective_robustness"):
         return FEWEST
     return FEWEST_CORRELATED if part.statistic.startswith("correlation") else FEWEST_DRAWN

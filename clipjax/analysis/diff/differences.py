@@ -96,7 +96,10 @@ class Differences:
 
 
 def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
-    """Rows of one set that share every key have no partner."""
+    """Pair the rows of two sets, each with the one that it shares most with.
+
+    Rows of one set that share every key have no partner.
+    """
     left, right, pairs = list(a), list(b), []
     for key in (_with_recipe, _with_images, _with_precision, _with_convention, _named):
         matched, left, right = _match(left, right, key)
@@ -120,7 +123,10 @@ def _named(row: Row) -> Key:
 
 
 def ways_of(row: Row) -> dict[str, str]:
-    """Rows that differ here measure different things. A run without fit data has no `fit`."""
+    """How a row was measured, by aspect; a run without fit data has no `fit`.
+
+    Rows that differ here measure different things.
+    """
     said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS) if way != "fit"}
     said["annotations"] += f" {row['recipe'].get('annotations')}"
     return said | ({"fit": fit} if (fit := fit_in_words(row)) else {})

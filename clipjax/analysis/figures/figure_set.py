@@ -153,7 +153,7 @@ def commands(spec: Spec, tasks: Collection[str] | None = None) -> list[str]:
 def contents(
     spec: Spec, index: RowIndex, prompts: str | None = DEFAULT_PROMPTS, precision: str = "parity"
 ) -> list[Content]:
-    """Arguments as in `analyze`."""
+    """What each panel of a figure shows. Arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
 
 

@@ -129,7 +129,7 @@ class Bars(NamedTuple):
 
 
 def bars_of(points: Sequence[Point], which: str, scale: str) -> Bars:
-    """`which`: "x" or "y"."""
+    """The points' numbers with their intervals, on the axis `which`, "x" or "y"."""
     cells: list[Cell] = [getattr(point, which) for point in points]
     n = np.array([cell.n for cell in cells], np.float64)
     limits = np.array([ends_of(point, which) for point in points]).T
@@ -208,7 +208,7 @@ def draw_own(
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
-    """Neighbours with one title show it once."""
+    """Title the axes of panels. Neighbours with the same title show it once."""
     across = grid.shape[1]
     for k, panel in enumerate(panels):
         area, left = grid.flat[k], k % across > 0 and shown[k - 1]

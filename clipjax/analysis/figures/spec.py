@@ -154,7 +154,7 @@ class Spec:
 
 
 def spec_names() -> list[str]:
-    """The paper's, in its order, then others."""
+    """The names of all figures and tables: the paper's in its order, then others."""
     names = list(config_files(ConfigFolder.FIGURES))
     kinds = ("fig", "table")
     of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}

@@ -23,7 +23,7 @@ Images = Callable[[str], pa.Table]
 
 
 class _Asked(NamedTuple):
-    """`answers`: model -> its answer, and is it right."""
+    """A question. `answers`: model -> its answer, and whether that is right."""
 
     options: list[str]
     truth: str

@@ -273,7 +273,10 @@ def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _scheme(
     title: str, scheme: Sequence[Group], of: Sequence[Group | None], facts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A last group, `yours`, has the user's own models in no group."""
+    """A scheme of groups in JSON types: how each is drawn, and the number of each model's group, -1 for none.
+
+    The user's own models that are in no group make a last one, whose number is `yours`.
+    """
     of = [YOURS if group is None and is_own(one) else group for group, one in zip(of, facts)]
     shown, whole = ("title", "colour", "marker", "filled"), [*scheme, *([YOURS] if YOURS in of else [])]
     return {

@@ -131,7 +131,7 @@ class RowIndex:
 
     @property
     def terms(self) -> Iterable[Term]:
-        """In row order."""
+        """The terms that rows have, in the order of the rows."""
         return self._found
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:

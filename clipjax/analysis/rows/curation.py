@@ -121,7 +121,7 @@ def _is_plain(rows: Sequence[Row]) -> bool:
 
 
 def long(table: Table) -> list[dict[str, Any]]:
-    """One record of CELL_FIELDS per cell."""
+    """A table as records: one for each cell, with the keys CELL_FIELDS."""
     return [_record(model, cell) for model, cells in table.items() for cell in cells]
 
 

@@ -48,7 +48,7 @@ class Group:
 
 
 def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """An absent fact meets no condition."""
+    """Whether facts of a model meet all conditions. An absent fact meets none."""
     return all(map(_meets, map(facts.get, where), where.values()))  # a generator takes twice as long
 
 

@@ -56,7 +56,7 @@ def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> RegressionLines:
-    """Weighted, about the weighted means."""
+    """The line of least weighted squares in each row, fitted about the weighted means."""
     together, spread, centre_x, centre_y = _moments(x, y, weights, np.empty((2, *x.shape)))
     together = np.where(np.ptp(y, axis=1) == 0, 0.0, together)
     slope = together / np.where(np.ptp(x, axis=1) == 0, np.nan, spread)

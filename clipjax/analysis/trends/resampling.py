@@ -63,7 +63,7 @@ class Estimate:
 
 
 def estimate(value: float, n: int, draws: np.ndarray, level: float = LEVEL) -> Estimate:
-    """NaN in `draws` means "not defined"."""
+    """A number with its values in draws, of which those that are NaN are counted as undefined."""
     defined = draws[np.isfinite(draws)]
     return Estimate(float(value), n, defined, len(draws) - len(defined), level)
 
@@ -77,7 +77,7 @@ def numbered(units: Sequence[str] | None) -> np.ndarray | None:
 
 
 def count_of(units: np.ndarray | None, models: int) -> int:
-    """Units of so many models."""
+    """The number of units that are drawn: the models, or their groups where `units` numbers these."""
     return models if units is None else int(units.max()) + 1
 
 

@@ -138,7 +138,7 @@ def own_name(name: str) -> str:
 
 @cached
 def taken_names() -> frozenset[str]:
-    """Registered models and the reference scores."""
+    """Names that a user's model cannot have: those of registered models and of published scores."""
     published = read_csv(config_dir() / "reference_scores.csv")
     return frozenset(model_ids()) | {row["model"] for row in published}
 
@@ -176,7 +176,11 @@ def _without_facts(card: Card, row: str) -> Card:
 
 
 def _is_known_as(card: Card, stated: StatedIdentity) -> bool:
-    """Raises UsageError if nothing may be stated."""
+    """Whether the weights are known to be those of the model that `stated.facts_of` names.
+
+    Raises:
+        UsageError: nothing may be stated about the weights.
+    """
     if card.lineage is not None:
         raise UsageError(
             f"{card.id} was fine-tuned with clipjax, and its facts are its base's: state them of the base "

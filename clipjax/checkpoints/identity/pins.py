@@ -35,7 +35,10 @@ def published(row: str) -> tuple[str, ...]:
 
 
 def is_known(row: str, sha256: Callable[[], str]) -> bool:
-    """`sha256` is called only if the row has digests."""
+    """Whether a file has a digest that the model's row or an earlier download names.
+
+    `sha256` hashes the file; it is called only if there is a digest to compare with.
+    """
     digests = (*published(row), *(seen["sha256"] for seen in _recorded(row).values()))
     return bool(digests) and sha256().startswith(digests)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_changes(changes: Sequence[Change]) -> None:
-    """A line is red if every seed lost, green if every seed gained."""
+    """Print the table of changes. A line is red if every seed lost, green if every seed gained."""
     seeds = max(len(change.after) for change in changes)
     titles = [
         *("task", "data set", "number", "n", "before", "after", "sd", "difference", "95 % interval"),

@@ -23,7 +23,7 @@ def print_plan(
     loading: Mapping[str, Any],
     as_json: bool,
 ) -> None:
-    """Reads no weights of registered models, and writes nothing.
+    """Print what the jobs would cost. Reads no weights of registered models, and writes nothing.
 
     Args:
         loading: facts about the models, as `load_model` takes them.

@@ -50,7 +50,7 @@ def show(rows: Sequence[Row], alphas: Sequence[float], suite: FinetuneSuite) -> 
 
 
 def draw(rows: Sequence[Row], reference: str | None, alpha: float, out: Path) -> list[Path]:
-    """Prints on stderr why the curve cannot be drawn."""
+    """Draw the curve over alpha; returns its files. Prints on stderr why it cannot be drawn."""
     from clipjax.analysis.figures.tasks.finetuning import alpha_figure
     from clipjax.errors import DataError
     from clipjax.storage.remote.publishing import moved, working_copy

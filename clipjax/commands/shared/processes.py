@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def join(distributed: bool) -> None:
-    """Call this before JAX is used."""
+    """Join the other processes of a distributed run. Call this before JAX is used."""
     if distributed:
         from clipjax.devices.processes import join_processes
 

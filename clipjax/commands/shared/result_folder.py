@@ -26,7 +26,7 @@ def opened(folder: Path) -> ResultStore:
 
 
 def checked(folder: Path) -> ResultStore:
-    """Call this before a library is loaded that computes.
+    """A folder of results that has runs. Call this first: loading JAX takes seconds.
 
     Raises:
         DataError: the folder is missing or holds no run.

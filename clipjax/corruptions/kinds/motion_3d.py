@@ -171,7 +171,7 @@ def degridded(buffer: Any) -> Any:
 
 
 def quantised(frame: Any) -> Any:
-    """int32 0 to 255, truncated."""
+    """Levels of a frame in [0, 1], int32 from 0 to 255, truncated."""
     return jnp.clip(frame * 255, 0, 255).astype(jnp.int32)
 
 

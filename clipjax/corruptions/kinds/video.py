@@ -26,7 +26,7 @@ _AT_ONCE = 4
 
 
 def h265_crf(images: np.ndarray, keys: Any, constants: Constants, extra: Extra) -> np.ndarray:
-    """A constant rate factor."""
+    """A frame of a video that x265 compresses at a constant rate factor."""
     del keys, extra
     return _each(images, lambda image: _frame(_clip(image, _rate_factor(constants["crf"])), image))
 

@@ -110,5 +110,5 @@ def software() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=32)
 def runner_of(kind: str, severity: int, seed: int, mesh: Mesh) -> Runner:
-    """Shared, because compiling costs seconds."""
+    """The runner of a corruption, made once for all batches: compiling costs seconds."""
     return Runner(find_corruption(kind), severity, mesh, seed)

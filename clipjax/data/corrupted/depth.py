@@ -29,7 +29,7 @@ _METRIC_UNIT, _METRIC_END = 8000, 1.0  # D = v / 8000, measured where it is belo
 
 
 def check_kind(kind: str) -> None:
-    """Raises UsageError."""
+    """Refuse an unknown kind of depth. Raises UsageError."""
     known_name("kind of depth", kind, get_args(DepthKind))
 
 
@@ -92,7 +92,7 @@ def shading_of_depth(depth: np.ndarray) -> np.ndarray:
 
 
 def file_of(folder: Path, image_id: str) -> Path:
-    """`folder`/class/name.png of class/name.jpg."""
+    """The depth file of an image: `folder`/class/name.png for class/name.jpg."""
     return folder / PurePosixPath(image_id).with_suffix(".png")
 
 

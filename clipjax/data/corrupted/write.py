@@ -136,7 +136,11 @@ class _Target:
         return self.folder.with_name(f".{self.severity}.part")
 
     def begin(self) -> None:
-        """Raises DataError if another run made the folder."""
+        """Make the draft of a folder, or go on with one that has the same record.
+
+        Raises:
+            DataError: the folder or its draft is of another corruption or other images.
+        """
         for folder in (self.folder, self.begun):
             if not exists(folder):
                 continue

@@ -247,7 +247,7 @@ class SpairPairs(FilePairs):
             raise DataError(f"{self._image_name(i, k)} has {sizes[0]} pixels; its annotation says {sizes[1]}")
 
     def problems(self, i: int) -> list[str]:
-        """Resizes no image: a pair costs a tenth of `load`."""
+        """What is wrong with a pair, a sentence each. Resizes no image: a pair costs a tenth of `load`."""
         problems, of_image = [], (self._check_image, self._check_mask)
         checks = [functools.partial(check, k=k) for k in range(2) for check in of_image]
         for check in (self._geometry, *checks):

@@ -69,7 +69,12 @@ class ResolvedItem:
 
 
 def resolved(item: Item, model: Encoder, results: str | Path | None) -> ResolvedItem:
-    """Raises UsageError or DataError, before anything is computed."""
+    """An item whose data were found and whose options were checked; nothing is computed.
+
+    Raises:
+        UsageError: an option or a name that cannot be used.
+        DataError: data that cannot be used.
+    """
     job, request = item.job, item.request
     task = check_run(job.task, request, results)
     kind = kind_of(model, task)

@@ -98,7 +98,7 @@ def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> Va
 
 
 def test_split_of(dataset: Dataset) -> TestSplit:
-    """Raises DataError for a data set without labels."""
+    """A data set whose numbers are reported. Raises DataError if it has no labels."""
     return TestSplit(dataset.card.name, *_labelled(dataset))
 
 

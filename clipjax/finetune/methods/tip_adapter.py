@@ -63,7 +63,7 @@ class Grid(NamedTuple):
 
 
 def prepare(setup: Setup) -> Problem:
-    """A problem without steps: `finish` does everything.
+    """The method's problem, which has no steps: `finish` does everything.
 
     Raises:
         UsageError: a search without a validation split, or no text tower.

@@ -38,9 +38,11 @@ def is_statistic(path: str) -> bool:
 
 
 def split(params: Params, trained: Callable[[str], bool], *, update_statistics: bool) -> ParamGroups:
-    """`trained` tells whether the leaf at a path is trained.
+    """Divide params into trained ones, statistics of BatchNorm, and frozen ones.
 
-    Without `update_statistics`, trained BatchNorms' statistics are frozen.
+    Args:
+        trained: whether the leaf at a path is trained.
+        update_statistics: whether trained BatchNorms update their statistics, which else are frozen.
     """
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     for path, leaf in flatten(params).items():
@@ -52,7 +54,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
 
 
 def merge(*parts: Mapping[str, Any]) -> Params:
-    """A later part wins."""
+    """One nested dict of all leaves; where parts share a path, the last one's leaf."""
     leaves: dict[str, Any] = {}
     for part in parts:
         leaves |= flatten(part)

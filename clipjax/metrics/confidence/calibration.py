@@ -95,7 +95,7 @@ def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
 def equal_mass_edges(
     confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None
 ) -> Float64[np.ndarray, " {bins}+1"]:
-    """Ties share a bin, so bins can be empty."""
+    """Edges of bins with equally many images. Equal confidences share a bin, so bins can be empty."""
     _check_bins(bins)
     values, counts = _confidences(confidence, weights)
     ordered = np.sort(np.repeat(values, counts))
@@ -265,7 +265,7 @@ def temperature_error(
 
 
 def temperature_interval(temperature: float, error: float, level: float = LEVEL) -> Interval:
-    """Symmetric on the log scale; `error` is of log T."""
+    """The interval of a temperature T, symmetric in log T, whose standard error is `error`."""
     half = scipy.special.ndtri((1 + level) / 2) * error
     return Interval(
         temperature * float(np.exp(-half)), temperature * float(np.exp(half)), level, "sandwich_log"

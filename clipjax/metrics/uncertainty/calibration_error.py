@@ -70,7 +70,11 @@ def gaps_of(
     bin_: Int[np.ndarray, " N"],
     bins: int,
 ) -> Gaps:
-    """`bin_`: each image's bin, 0..`bins`-1."""
+    """The gap between accuracy and confidence in each bin, with its variance.
+
+    Args:
+        bin_: each image's bin, 0..`bins`-1.
+    """
     exact = np.asarray(confidence, np.float64)
     rest = correct - exact
     parts = (np.ones(len(exact)), rest, rest**2, exact * (1 - exact))

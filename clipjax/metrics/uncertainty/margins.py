@@ -100,7 +100,10 @@ class MarginTest:
     def _chance(self, discordance: float, truth: float, nominal: float) -> float:
         if not abs(truth) <= discordance <= 1:
             raise ValueError(f"the discordance is {discordance}; it is at least the difference, {abs(truth)}")
-        n, gain, loss = self.n, max(discordance + truth, 0) / 2, (discordance - truth) / 2
+        n = self.n
+        # The shares of images that only the second and only the first model has right.
+        gain, loss = max(discordance + truth, 0) / 2, (discordance - truth) / 2
+        # Beyond nine standard deviations and 25 images, a number of lost images adds no probability.
         reach = 9 * math.sqrt(n * loss * (1 - loss)) + 25
         lost = np.arange(max(0, int(n * loss - reach)), min(n, int(n * loss + reach)) + 1)
         fewest = _fewest_gained(lost, n, self.above, -scipy.special.ndtri(nominal))
@@ -122,6 +125,7 @@ def score(gained: ArrayLike, lost: ArrayLike, n: int, difference: ArrayLike) -> 
 
     The error is that of the likeliest discordance under this difference. 0 where nothing differs.
     """
+    # Tango's letters: b and c are the discordant images, d is the true difference.
     b, c, d = np.asarray(gained), np.asarray(lost), np.asarray(difference)
     linear = (2 * n - b + c) * d - b - c
     root = np.sqrt(np.maximum(linear**2 + 8 * n * c * d * (1 - d), 0))

@@ -133,7 +133,7 @@ def exponentials(scores: Array) -> Array:
 
 
 def causal(length: int) -> Bool[Array, "{length} {length}"]:
-    """A token sees itself and earlier ones."""
+    """The mask with which a token sees itself and earlier ones."""
     return jnp.tri(length, dtype=bool)
 
 

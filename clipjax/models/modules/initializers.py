@@ -21,7 +21,7 @@ _SHAPES_ONLY = contextvars.ContextVar("shapes_only", default=False)
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within it params are zeros."""
+    """A context in which the initialisers below return zeros."""
     before = _SHAPES_ONLY.set(True)
     try:
         yield

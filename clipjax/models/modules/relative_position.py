@@ -42,7 +42,7 @@ def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.nd
 def relative_bias(
     table: Float[Array, "R heads"], index: Int32[np.ndarray, "N N"]
 ) -> Float[Array, "1 heads N N"]:
-    """The `bias` of `attention.attend_heads`."""
+    """A table's biases for each pair of tokens, as `attention.attend_heads` takes them."""
     return jnp.moveaxis(table[index], -1, 0)[None]
 
 

@@ -69,6 +69,6 @@ def effects() -> tuple[Effect, ...]:
 
 
 def effect(aspect: str, task: str) -> Effect:
-    """Unknown where the file has no figure of this task."""
+    """The usual effect of a departure on a task; unknown where the file has no figure of it."""
     fitting = [each for each in effects() if each.aspect == aspect and task in (each.tasks or (task,))]
     return next(iter(fitting), Effect(aspect, f"no figure of {task}"))

@@ -20,7 +20,7 @@ class Problems:
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
-        """The block's `ClipjaxError` becomes a problem."""
+        """A context that keeps a block's `ClipjaxError` as a problem."""
         try:
             yield
         except ClipjaxError as error:

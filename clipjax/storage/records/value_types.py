@@ -59,7 +59,7 @@ class UnionType(ValueType):
         return next(kind for kind in self.kinds if kind.fits(value)).read(value, where)
 
     def refusal(self, value: Any, where: str) -> DataError:
-        """Names null only where the key is required."""
+        """The error of a value that fits no kind. It names null only where the key is required."""
         kinds = [kind for kind in self.kinds if self.rules.of_json or kind.sure != {types.NoneType}]
         return DataError(f"{where} = {shown(value)} must be {' or '.join(kind.words[0] for kind in kinds)}")
 

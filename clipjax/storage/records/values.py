@@ -67,7 +67,7 @@ class ValueType(abc.ABC):
         """Whether the value has the outer form; `made` checks the parts."""
 
     def made(self, value: Any, where: str) -> Any:
-        """`value` fits."""
+        """What a value that fits is read as."""
         return value
 
     def refusal(self, value: Any, where: str) -> DataError:

@@ -169,7 +169,7 @@ class BucketPath(epath.Path):
         return info["size"] or 0, int(digest[:15], 16)
 
     def iterdir(self) -> Iterator[BucketPath]:
-        """A new object may be missing."""
+        """The paths in a folder; an object that was just written may be missing."""
         own, infos = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
         for info in infos:
             name = info["name"].strip("/")

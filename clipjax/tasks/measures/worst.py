@@ -55,7 +55,7 @@ def worst_measures(images: AnnotatedImages, slice_: str | None) -> Iterator[Meas
 
 
 def _worst_factor(metric: str, images: AnnotatedImages, of: np.ndarray, slice_: str | None) -> Measure:
-    """The interval ignores that the factor was chosen."""
+    """The accuracy on the worst of the factors `of`. Its interval ignores that the factor was chosen."""
     counts = count_factors(images.correct, images.marks)
     choice = int(np.sum(of & (counts.total > 0)))
     if not choice:
@@ -80,7 +80,11 @@ def _worst_classes(images: AnnotatedImages, slice_: str | None) -> Measure:
 
 
 def _held_out(metric: str, images: AnnotatedImages, of: np.ndarray | None, slice_: str | None) -> Measure:
-    """`of`: which factors; None: the worst classes."""
+    """The worst factor or classes, chosen on one half of the images and measured on the other.
+
+    Args:
+        of: bool [F], the factors to choose from; None: choose classes.
+    """
     name = f"{metric}{HELD_OUT}"
     if images.second is None:
         return Measure(name, None, 0, slice=slice_, note=NO_HALVES)

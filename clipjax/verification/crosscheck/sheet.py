@@ -12,7 +12,7 @@ from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.verification.crosscheck.side import SideOutputs
 from clipjax.verification.crosscheck.stages import Flip, StageComparison
 
-SIDE, GAP, TEXT, LINE = 112, 6, 300, 15
+SIDE, GAP, TEXT, LINE = 112, 6, 300, 15  # pixels: an image, between two, texts beside it, a line of text
 INK = "#222222"
 
 

@@ -117,7 +117,7 @@ def dense(
 
 
 def narrow(config: VGGConfig) -> VGGConfig:
-    """embed_dim stays, since timm's is fixed."""
+    """A small tower for tests. Its embed_dim stays, since timm's is fixed."""
     widths, depths = (8, 16, 32, 32, 32), (1, 2, 1, 1, 1)
     size = WINDOW * 2 ** len(widths)
     return dataclasses.replace(config, image_size=size, widths=widths, depths=depths, hidden=64)

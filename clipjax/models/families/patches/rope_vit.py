@@ -226,7 +226,7 @@ class RopeViT(nnx.Module):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def tables(self, patches: Float[Array, "B h w D"]) -> tuple[Array, Array]:
-        """float32 at every precision."""
+        """Cosines and sines of the rotations, float32 at every precision."""
         cos, sin = rotary_tables(self.config, *patches.shape[1:3])
         return jnp.asarray(cos), jnp.asarray(sin)
 

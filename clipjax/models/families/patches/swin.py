@@ -246,12 +246,12 @@ class Swin(nnx.Module):
         return self.patch_norm(self.patch_embed(images))
 
     def pooled(self, x: Float[Array, "B h h E"]) -> Float[Array, "B E"]:
-        """The norm comes before the mean."""
+        """The mean over the map's cells, each normalised before."""
         return jnp.mean(self.ln_post(x), axis=(1, 2))
 
 
 def narrow(config: SwinConfig) -> SwinConfig:
-    """The last stage has one window."""
+    """A small tower for tests, whose last stage has one window."""
     heads, windows = (2, 2, 4, 4), (3, 3, 3, 3)
     sizes = {"image_size": 3 * 8 * config.patch_size, "width": 16, "embed_dim": 128}
     return dataclasses.replace(config, depths=(2, 2, 4, 2), heads=heads, windows=windows, **sizes)

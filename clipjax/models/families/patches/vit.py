@@ -164,7 +164,7 @@ class ViTConfig:
 
 
 class PatchEmbed(nnx.Module):
-    """h is H // P, w is W // P."""
+    """A linear layer on patches of P x P pixels; h is H // P, w is W // P."""
 
     def __init__(self, patch: int, width: int, *, use_bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(layers.torch_uniform(rngs.params(), (patch, patch, 3, width), jnp.float32))
@@ -273,7 +273,7 @@ class VisionTransformer(nnx.Module):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B P"]:
-        """P is D, E in CoCa, 2 D with two tokens."""
+        """The vector that is projected; P is D, in CoCa E, with two tokens read 2 D."""
         if self.config.pooling == "distilled":
             return self.ln_post(x[:, :2]).reshape(len(x), -1)
         if self.config.pooling == "mean":

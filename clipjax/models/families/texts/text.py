@@ -213,7 +213,7 @@ def block_after(
 
 
 def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
-    """Initialised as in open_clip."""
+    """The blocks of a text tower, initialised as in open_clip."""
     c = config
     residual_init = normal(c.width**-0.5 * (2 * c.layers) ** -0.5)
     block = partial(

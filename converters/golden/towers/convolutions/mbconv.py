@@ -58,6 +58,7 @@ def condition(model: Any, seed: int) -> None:
     gains = {}
     for name, block in model.named_modules():
         if getattr(block, "has_skip", False):
+            # The end of the residual branch: bn1, bn2, ... are in the order of their use.
             last = max(norm for norm, _ in block.named_children() if norm.startswith("bn"))
             gains[f"{name}.{last}"] = BRANCH_GAIN
         if name.endswith((".se.conv_reduce", ".se.conv_expand")):

@@ -46,6 +46,7 @@ def condition_attention(attn: Any) -> None:
             scaled_normal(linear.weight, ATTENTION_GAIN)
         condition_residual([(attn.v_proj,)])
         return
+    # One matrix for all three: the rows of queries, of keys, then of values.
     query_key, _ = attn.qkv.weight.split([2 * attn.q_bias.numel(), attn.q_bias.numel()])
     scaled_normal(query_key, ATTENTION_GAIN)
     attn.q_bias.uniform_(-0.2, 0.2)
