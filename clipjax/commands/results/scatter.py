@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipjax.commands.results.costs import costs_of
+from clipjax.commands.shared.exclusions import refuse_without
 from clipjax.commands.shared.options import (
     HighlightOption,
     PrecisionOption,
@@ -76,11 +77,13 @@ def scatter(options: ScatterOptions) -> None:
     from clipjax.analysis.figures.two_numbers import draw_two, not_alike
     from clipjax.analysis.rows.cells import RowIndex
 
+    of_cost = options.x.startswith(AXIS) or options.y.startswith(AXIS)
+    refuse_without("a cost as an axis (cost/...)", {} if of_cost else {"--rates": options.rates})
     rows = opened(options.where.path).rows()
     index = RowIndex(rows)
     check_choice(index, prompts=options.prompts, precision=options.precision)
     check_models(index.models, options.highlight or ())
-    costs = costs_of(rows, options.rates)
+    costs = costs_of(rows, options.rates) if of_cost else None
     done = draw_two(
         index,
         options.x,
@@ -97,7 +100,7 @@ def scatter(options: ScatterOptions) -> None:
     )
     if lines := not_alike(done, options.x, options.y):
         say(f"not measured alike: {'; '.join(lines)}", err=True)
-    if options.x.startswith(AXIS):
+    if costs is not None:
         _say_front(done, index, costs.find(options.x.removeprefix(AXIS)))
     for file in done.files:
         say(str(file))

@@ -75,6 +75,11 @@ def test_what_has_no_images_is_not_tested(folder: Path, tmp_path: Path) -> None:
     assert "decidedly beaten" not in (tmp_path / "s.svg").read_text()
 
 
+def test_rates_have_no_effect_without_a_cost(folder: Path, tmp_path: Path) -> None:
+    done = invoked("results", "scatter", "d/top1", "d/top1", folder, "--rates", tmp_path)
+    assert "--rates has no effect without a cost as an axis (cost/...)" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("axes", "why"),
     [
