@@ -7,7 +7,9 @@ Models share how hard an image is, so that their answers correlate. Four truths 
 of equal models, accuracies in small steps, and equal models on few images. The intervals hold if the ranks of
 every model, of ties also the lowest and highest, lie in its interval. Beside max-t with and without step-down
 stand the percentiles of bootstrapped ranks and tests of single pairs at 1.96. Intervals of all differences
-hold if each has the true difference of its pair.
+hold if each has the true difference of its pair. Verdicts of a Pareto front, with costs in a random order and
+ties, hold if each dominated model is truly worse than one that costs no more, and each model on the front
+truly better than all of them; beside them, how often the front of the numbers is that of the truth.
 """
 
 from __future__ import annotations
@@ -21,9 +23,14 @@ import scipy.special
 import typer
 
 from benchmarks import common
+from clipjax.analysis.cost.fronts import DOMINATED, FRONT, FrontModel, observed_front, pareto_front
+from clipjax.analysis.cost.model_costs import Cost
+from clipjax.analysis.rows.model_ranking import Place, RankedModel
 from clipjax.metrics.uncertainty.ranks import PairedMeans, RankLimits, decide_ranks, paired_means
 
 DIFFERENCES = "intervals of all differences"
+VERDICTS = "verdicts of fronts"
+PAIRWISE, NUMBERS = f"{VERDICTS}, single pairs at 1.96", "the front of the numbers is the true one"
 TRUTHS = {
     "12 equal models, 500 images": (np.full(12, 0.7), 500),
     "12 equal models, 30 images": (np.full(12, 0.7), 30),
@@ -83,9 +90,15 @@ def covered(rng: np.random.Generator, accuracy: np.ndarray, images: int, repeats
     held: dict[str, int] = {}
     for _ in range(repeats):
         sample = paired_means(answers(rng, accuracy, images), 1000, rng)
-        for way, ranks in ways(sample).items():
+        found = ways(sample)
+        for way, ranks in found.items():
             held[way] = held.get(way, 0) + bool(np.all((ranks.lo <= lowest) & (highest <= ranks.hi)))
         held[DIFFERENCES] = held.get(DIFFERENCES, 0) + all_hold(sample, accuracy)
+        costs = rng.permutation(np.arange(len(accuracy)) // 2)
+        for way, name in (("step-down", VERDICTS), ("single pairs at 1.96", PAIRWISE)):
+            models = front_of(sample.means, found[way].better, costs)
+            held[name] = held.get(name, 0) + verdicts_hold(models, costs, accuracy)
+        held[NUMBERS] = held.get(NUMBERS, 0) + (observed(costs, sample.means) == observed(costs, accuracy))
     return {way: count / repeats for way, count in held.items()}
 
 
@@ -94,6 +107,32 @@ def all_hold(sample: PairedMeans, accuracy: np.ndarray) -> bool:
     critical = decide_ranks([sample], step_down=False).critical[0]
     off = sample.means[:, None] - sample.means - (accuracy[:, None] - accuracy)
     return bool(np.all(np.abs(off) <= critical * sample.errors))
+
+
+def front_of(means: np.ndarray, better: np.ndarray, costs: np.ndarray) -> tuple[FrontModel, ...]:
+    """The models of `clipjax pareto`, by the number of each; `better` as in `RankLimits`."""
+    worse_than = [tuple(map(str, np.flatnonzero(column))) for column in better.T]
+    models = [RankedModel(str(k), "", float(m), 1, 1, worse_than[k]) for k, m in enumerate(means)]
+    cost = Cost("cost", "", "lower", {str(k): float(c) for k, c in enumerate(costs)})
+    return pareto_front(Place("", "", "", 0, tuple(models), (), {}), cost).models
+
+
+def verdicts_hold(models: tuple[FrontModel, ...], costs: np.ndarray, accuracy: np.ndarray) -> bool:
+    for each in models:
+        k = int(each.model)
+        rivals = np.delete(accuracy, k)[np.delete(costs, k) <= costs[k]]
+        truly = {
+            DOMINATED: bool((rivals > accuracy[k] + 1e-9).any()),
+            FRONT: bool((rivals < accuracy[k] - 1e-9).all()),
+        }
+        if not truly.get(each.verdict, True):
+            return False
+    return True
+
+
+def observed(costs: np.ndarray, values: np.ndarray) -> set[str]:
+    efforts = {str(k): float(cost) for k, cost in enumerate(costs)}
+    return {*observed_front(efforts, {str(k): float(value) for k, value in enumerate(values)})}
 
 
 def ways(sample: PairedMeans) -> dict[str, RankLimits]:
