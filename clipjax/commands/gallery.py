@@ -31,14 +31,15 @@ class GalleryOptions:
     results: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("results")
     out: Annotated[Path, typer.Option("--out", "-o", help="The gallery to write.")] = Path("gallery.html")
     title: Annotated[
-        str | None, typer.Option(help="What the page is called. Default: the models' or the folder's name.")
+        str | None,
+        typer.Option(help="Title of the page. Default: the names of the models, or of the folder."),
     ] = None
     show: Annotated[
         list[str] | None,
         typer.Option(
             "--show",
             help="disagree, changed (of two: before and after), hardest, confident (wrong and sure of it) or "
-            "factor (with --by); may be repeated. Default: all that these models allow, but changed.",
+            "factor (with --by); may be repeated. Default: those that fit these models, except changed.",
         ),
     ] = None
     by: Annotated[
@@ -60,11 +61,12 @@ class GalleryOptions:
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples of images.")] = 0
     data: Annotated[Path | None, typer.Option(help="Folder of the images, of one data set.")] = None
     data_root: Annotated[
-        Path | None, typer.Option(help="Folder of several data sets, at the places that their cards name.")
+        Path | None,
+        typer.Option(help="Folder of several data sets, in the subfolders that their cards name."),
     ] = None
-    card: Annotated[
-        Path | None, typer.Option(help="The data set's card, where it is a file of your own.")
-    ] = None
+    card: Annotated[Path | None, typer.Option(help="The data set's card, if it is a file of your own.")] = (
+        None
+    )
     pixel_store: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +80,7 @@ class GalleryOptions:
         bool,
         typer.Option(
             "--private",
-            help="Also show images that you may look at and not pass on; the page says which they are.",
+            help="Also show images that you may look at but not pass on; the page names their data sets.",
         ),
     ] = False
     PANELS: ClassVar = {
@@ -90,10 +92,10 @@ class GalleryOptions:
 
 
 def gallery(options: GalleryOptions) -> None:
-    r"""Write one HTML page of the images behind the numbers: where models disagree, what is hard for all.
+    r"""Write one HTML page of images: where models disagree, and what all of them find hard.
 
-    The page states how its images were chosen, and leaves out data sets whose terms forbid it. It is one file
-    and needs no network.
+    The page states how its images were chosen. It leaves out data sets whose terms forbid showing them. It is
+    one file and needs no network.
 
     Examples:
 

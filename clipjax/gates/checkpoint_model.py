@@ -1,4 +1,4 @@
-"""Make a clipjax model of a checkpoint of training: an open_clip file, or a tree of params by Orbax."""
+"""Make a clipjax model from a training checkpoint: an open_clip file, or Orbax's tree of params."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def as_model(found: FoundCheckpoint, like: Model, folder: Path) -> Path:
     """Write the checkpoint's model to a folder, whole or not at all.
 
     Args:
-        like: a model of its architecture and preprocessing. Leaves that a tree does not have, because they
-            were not trained, are this model's.
+        like: a model of the same architecture and preprocessing. It gives the leaves that a tree lacks
+            because they were not trained.
 
     Raises:
         DataError: the checkpoint is damaged, has changed meanwhile, or is of another architecture.
@@ -49,14 +49,14 @@ def as_model(found: FoundCheckpoint, like: Model, folder: Path) -> Path:
     except Exception as error:  # of Orbax, whose damaged files raise anything
         raise DataError(f"{found.path} cannot be read ({type_and_line(error)})") from None
     if changed:
-        raise DataError(f"{found.path} has changed while it was read: it is read again when it is whole")
+        raise DataError(f"{found.path} changed while it was read: it is read again when it is whole")
     return folder
 
 
 def _check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if part := archive.testzip():
-            raise DataError(f"{part} in it is damaged: it does not have its checksum")
+            raise DataError(f"{part} in it is damaged: its checksum is wrong")
 
 
 def _of_tree(path: Path, like: Model) -> Model:
@@ -80,7 +80,7 @@ def _of_tree(path: Path, like: Model) -> Model:
             "model: watch the folder in which its models appear (--out of clipjax finetune)"
         )
     raise DataError(
-        f"no tree in it called params has leaves of {like.card.arch.name} alone, such as "
+        f"no tree named params in it has only leaves of {like.card.arch.name}, such as "
         f"{some_of(sorted(own), 2)}: name a model of its architecture with --like, or watch the models"
     )
 

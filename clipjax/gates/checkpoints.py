@@ -1,7 +1,7 @@
-"""The checkpoints of a training run, and which of them are whole.
+"""Find the checkpoints of a training run, and tell which of them are whole.
 
-    open_clip   DIR/epoch_3.pt, written in place: whole when its zip has its end and it has not grown for a
-                while. epoch_latest.pt and tmp.pt are copies that come and go
+    open_clip   DIR/epoch_3.pt, written in place: whole when its zip is complete and has not grown for a
+                while. epoch_latest.pt and tmp.pt are temporary copies
     Orbax       DIR/300, DIR/checkpoint_300: whole when the folder has its own name and Orbax has committed
                 it; before, it is 300.orbax-checkpoint-tmp (on a bucket: without commit_success.txt)
     clipjax     DIR/mine, DIR/seed1/model: a folder with card.json, which appears whole
@@ -36,7 +36,7 @@ class FoundCheckpoint:
 
     Attributes:
         kind: "open_clip", "Orbax" or "clipjax".
-        number: epoch, step or seed; -1: its name has none.
+        number: epoch, step or seed; -1 if its name has none.
         unfinished: why it is not read yet; "" if it is whole.
     """
 
@@ -52,23 +52,23 @@ class FoundCheckpoint:
 
     @property
     def version(self) -> str:
-        """A digest of the names, sizes and times of its files: unequal once it is written again."""
+        """A digest of the names, sizes and times of its files: another one after each change."""
         files = [self.path] if self.path.is_file() else sorted(self.path.rglob("*"))
         states = [(str(file.relative_to(self.path.parent)), file.stat()) for file in files if file.is_file()]
         return sha256_json([self.name, [[name, at.st_size, at.st_mtime_ns] for name, at in states]])
 
 
 def checkpoints_in(folder: Path, settle: float) -> list[FoundCheckpoint]:
-    """The checkpoints of a folder, in the order of their numbers, also those that are not whole.
+    """The checkpoints in a folder, whole or not, in the order of their numbers.
 
     Args:
         settle: seconds for which a file of open_clip must not have changed.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     if not is_dir(folder):
-        raise DataError(f"{folder} is not a folder: name the one that training writes its checkpoints to")
+        raise DataError(f"{folder} is not a folder: name the folder that training writes checkpoints to")
     found = [each for path in folder.absolute().iterdir() for each in _at(path, settle)]
     return sorted(found, key=lambda each: (each.number, each.name))
 
@@ -93,13 +93,13 @@ def _number(name: str) -> int:
 
 
 def _growing(path: Path, settle: float) -> str:
-    """Torch writes a zip's table of contents last."""
+    """Why an open_clip file is not whole yet. Torch writes a zip's table of contents last."""
     try:
         with zipfile.ZipFile(path):
             pass
         age = time.time() - path.stat().st_mtime
     except (zipfile.BadZipFile, OSError):
-        return "it has no end yet"
+        return "it is not complete yet"
     return f"it was written {max(age, 0):.0f} s ago" if age < settle else ""
 
 

@@ -1,4 +1,4 @@
-"""The conditions of a gate, and how much alpha each checkpoint may spend. Imports no JAX.
+"""The conditions of a gate, and the alpha that each checkpoint may spend. Imports no JAX.
 
     not_worse(top1, 0.005)                   less than half a point worse, on every data set that has top1
     better(top1, 0.005) on imagenet_a        better, and half a point would be found
@@ -57,8 +57,8 @@ def read_condition(text: str) -> Condition:
         raise unknown_name("metric", metric, list(metric_ends()))
     if end != "higher":
         raise UsageError(
-            f"{text}: the better end of {metric} is {end}, and a gate takes shares of images that are right, "
-            "such as top1"
+            f"{text}: a gate takes shares of right answers, such as top1, and the better end of {metric} is "
+            f"{end}: name another metric"
         )
     return Condition(kind, " ".join(metric.split()), _margin(text, number), dataset)
 

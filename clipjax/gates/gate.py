@@ -1,10 +1,10 @@
-"""Run a suite with a checkpoint and the pinned reference, and judge it.
+"""Run a suite with a checkpoint and the pinned reference, and judge the checkpoint.
 
     gate = Gate(suite, "vit_b_32-openai", conditions, Spending(0.05), Path("gate"))
     judgement, is_new = gate.judge("checkpoints/epoch_3", compute)
 
-Both run through the plan of `clipjax sweep`, so images are decoded once, and what has results is not run
-again. An interrupted gate has recorded nothing and spent no alpha: the same call goes on.
+Both run as `clipjax sweep` runs them: images are decoded once, and runs with results are skipped. An
+interrupted gate has recorded nothing and spent no alpha; the same call goes on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class GateFailed(ClipjaxError):
 
 
 class GateUndecided(ClipjaxError):
-    """A condition of the gate is not shown, and there are too few images to show it."""
+    """A condition of the gate is not shown, and its images are too few to show it."""
 
     exit_code = 4
 
@@ -63,10 +63,10 @@ class Gate:
     """A gate: its terms, and the folder of its record.
 
     Attributes:
-        suite: its own models do not run.
-        against: the pinned reference, as `clipjax sweep` takes a model.
+        suite: its data sets, tasks and options; its models do not run.
+        against: the pinned reference; a name or path as for `clipjax sweep`.
         folder: gets gate.json, history.svg and results/.
-        tell: takes lines on what runs.
+        tell: called with lines about what runs.
     """
 
     suite: Suite
@@ -97,7 +97,7 @@ class Gate:
         pinned, weights = self._identity(self.against), self._identity(model)
         if weights.weights == pinned.weights:
             raise SameWeights(
-                f"{model} has the weights of {self.against}: a gate compares it with other ones"
+                f"{model} has the weights of {self.against}, the reference: name another checkpoint"
             )
         planned = self._plan(model, compute)
         history = history_under(self._terms(pinned, planned), self.folder)

@@ -35,7 +35,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a gate's error probability is about, so that none of it may change between checkpoints.
+    """The terms that a gate's error probability refers to: none may change between checkpoints.
 
     Attributes:
         suite: its name.
@@ -62,10 +62,10 @@ class Measured:
         lower: the one-sided lower limit of the difference, at the checkpoint's alpha.
         upper: the one-sided upper limit of the difference, at the checkpoint's alpha.
         above: the condition holds if `lower` is above it.
-        gained: the number of images that only the checkpoint has right.
-        lost: the number of images that only the reference has right.
+        gained: the number of images that only the checkpoint gets right.
+        lost: the number of images that only the reference gets right.
         power: the probability of passing at `truth`, with these images and this discordance.
-        needed: the images that give it a power of .8; None where the condition is decided.
+        needed: the number of images for a power of .8; None if the condition is decided.
         recipe: the hash of the recipe of the reference's run, the same for all checkpoints.
         runs: ids of the two runs in OUT/results, whose rows have the provenance.
     """
@@ -95,7 +95,7 @@ class Measured:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What is asked of which runs, equal for all checkpoints."""
+        """The condition and the runs that it is measured on, equal for all checkpoints."""
         prompts = str(self.convention.get("prompts"))
         return self.condition, self.task, self.dataset, self.metric, str(self.precision), prompts
 
@@ -107,9 +107,9 @@ class Judgement:
     Attributes:
         number: from 1, in the order of judging.
         weights: the digest of its weights.
-        alpha: what it spent.
+        alpha: the alpha that this checkpoint spent.
         time: UTC.
-        file: of a watched checkpoint, what tells it from others without reading it; None of others.
+        file: a digest of the files' names, sizes and times, if the checkpoint was watched; else None.
     """
 
     number: Annotated[int, AtLeast(1)]
@@ -189,9 +189,9 @@ def check_reference(history: History, measured: Sequence[Measured], folder: Path
     for each in measured:
         if (then := before.get(each.key)) is not None and then.recipe != each.recipe:
             raise DataError(
-                f"{folder / FILE}: {each.condition}, {each.task} on {each.dataset}: the run of the reference "
-                f"is another one than for earlier checkpoints (n = {then.n:,}, now {each.n:,}): its card, "
-                "the images or the prompts changed; restore them, or begin another gate (--out)"
+                f"{folder / FILE}: {each.condition}, {each.task} on {each.dataset}: the reference's run is "
+                f"not the one of earlier checkpoints (n = {then.n:,}, now {each.n:,}): its card, the images "
+                "or the prompts changed; restore them, or begin another gate (--out)"
             )
 
 

@@ -13,7 +13,7 @@ from clipjax.metrics.uncertainty.margins import METHOD, Aim, MarginTest, images_
 from clipjax.metrics.uncertainty.power import POWER
 from clipjax.results.row import Row
 
-DRAWS = 100  # of numbers that a gate does not read; shares of images need none
+DRAWS = 100  # for numbers that a gate does not read; shares of images need no draws
 
 
 def measure(
@@ -23,11 +23,11 @@ def measure(
 
     Args:
         runs: a row of the reference's run, and one of the checkpoint's, of the same task and data set.
-        alpha: of each one-sided limit.
+        alpha: error probability of each one-sided limit.
 
     Raises:
-        UsageError: no run on a condition's data sets has its metric, or that is not a share of images.
-        DataError: two runs have other images, or a condition's metric cannot be compared.
+        UsageError: no run on a condition's data sets has its metric, or the metric is not a share of images.
+        DataError: two runs have different images, or a condition's metric cannot be compared.
     """
     named = {condition.dataset for condition in conditions}
     compared = [
@@ -39,7 +39,7 @@ def measure(
 
 
 def verdict_of(measured: Sequence[Measured]) -> Verdict:
-    """Of all conditions together."""
+    """The verdict on all conditions together."""
     verdicts = {each.verdict for each in measured}
     return "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
 
@@ -65,11 +65,11 @@ def _measured(
 def _one(condition: Condition, row: Row, found: Comparison, alpha: float) -> Measured:
     if found.gained is None or found.lost is None:
         raise UsageError(
-            f"{condition}: {found.metric} is not a share of images, such as top1, and a gate takes no other"
+            f"{condition}: {found.metric} is not a share of images: name one that is, such as top1"
         )
     test = MarginTest(found.n, condition.aim.above, alpha)
     lower, upper = test.limits(found.gained, found.lost)
-    # One more discordant image than was seen: few images may show none.
+    # One more discordant image than was seen, because few images may show none.
     discordance = max((found.gained + found.lost + 1) / (found.n + 2), condition.margin)
     verdict, power, needed = decided(test, (lower, upper), discordance, condition.aim)
     return Measured(
@@ -101,7 +101,7 @@ def _one(condition: Condition, row: Row, found: Comparison, alpha: float) -> Mea
 def decided(
     test: MarginTest, limits: tuple[float, float], discordance: float, aim: Aim
 ) -> tuple[Verdict, float, int | None]:
-    """The verdict of one condition, its power, and the images that it needs where it is undecided.
+    """The verdict on one condition, its power, and the images that it needs if it is undecided.
 
     It passes if the lower limit shows it. If not, it fails if the upper limit refutes it, or if a model that
     meets it (`aim.truth`) would have passed with a probability of .8; else there are too few images.

@@ -3,8 +3,8 @@
     watch = Watch(gate, Path("logs/run/checkpoints"), like=None)
     for name, judgement in watch.step(compute): ...      # and again, until training ends
 
-What is judged is in the gate's record, so a watch that starts again goes on. A checkpoint that cannot be
-read has spent no alpha; it is tried again when its files change.
+The gate's record has every verdict, so a watch that starts again goes on. A checkpoint that cannot be read
+spends no alpha; it is tried again when its files change.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CONVERTED = ".converted"  # folder in the gate's, while a checkpoint is judged
 
 
 class Watched(NamedTuple):
-    """What became of a checkpoint: its verdict, or why it has none.
+    """A checkpoint's verdict, or why it has none.
 
     Attributes:
-        is_new: the verdict; False where other files with these weights were judged before.
-        problem: why there is no verdict.
-        is_reference: it has the reference's weights, which is no problem.
+        is_new: False if other files with these weights were judged before.
+        problem: why the checkpoint has no verdict.
+        is_reference: the checkpoint has the reference's weights, which is not an error.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Watch:
     _seen: set[str] = field(default_factory=set)
 
     def unfinished(self) -> list[FoundCheckpoint]:
-        """Those that are not whole. Raises DataError as `checkpoints_in`."""
+        """The checkpoints that are not whole. Raises DataError as `checkpoints_in`."""
         return [each for each in checkpoints_in(self.folder, self.settle) if each.unfinished]
 
     def step(self, compute: Compute) -> Iterator[Watched]:
-        """Judge the whole checkpoints that are new, in the order of their numbers, at most the planned ones.
+        """Judge each new, whole checkpoint, in the order of their numbers, up to the planned number.
 
         Raises:
             UsageError, DataError: as `Gate.history` (the reference or the terms changed).

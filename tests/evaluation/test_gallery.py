@@ -71,8 +71,8 @@ def test_a_page_of_the_folders_images(home: Path) -> None:
     assert re.fullmatch(rf"{re.escape(str(home))}/gallery\.html: 0\.\d MB, 11 images in 5 groups\n", said)
     assert "11 thumbnails of at most 96 pixels, " in page
     assert "Only b is right" in page
-    assert "All 11 images that b has right and a wrong." in page
-    assert "There are no images that a has right and b wrong." in page
+    assert "All 11 images that b gets right and a gets wrong." in page
+    assert "No images that a gets right and b gets wrong." in page
     assert "Thumbnails show the whole images, made smaller: not the crop that a model sees." in page
     assert "Licence of the images: not stated" in page
     for alt, form, pixels in thumbnails(page):
@@ -193,7 +193,7 @@ def test_what_is_left_out_is_on_the_page(home: Path) -> None:
     assert {alt.split(": ")[0] for alt, _, _ in thumbnails(page)} == {"cat"}
     assert 'id="images-0">birds' in page
     _, said = gallery(home, "--dataset", "pets", "--dataset", "birds", "--data", home / "birds")
-    assert said == "--data is the folder of one data set, and 2 are shown: give --data-root"
+    assert said == "--data is one data set's folder, and 2 data sets are shown: give --data-root"
 
 
 def test_a_shipped_card_with_terms_for_research_alone_is_private() -> None:
@@ -232,7 +232,10 @@ def test_bad_input_is_answered_in_a_sentence(home: Path) -> None:
         (("--show", "hard"), "unknown --show 'hard'; did you mean hardest"),
         (("--show", "factor"), "--show factor needs --by COLUMN: columns of zeroshot on pets: prediction,"),
         (("--by", "pose"), "unknown column (--by) 'pose'"),
-        (("a", "--show", "changed"), "--show changed takes two, before and after; pets has 1 model here"),
+        (
+            ("a", "--show", "changed"),
+            "--show changed compares two models, before and after; pets has 1 model here",
+        ),
         (("--dataset", "cats"), "unknown data set that the models share 'cats'"),
         (("c",), "unknown run or model 'c'; known: a, b"),
     ):

@@ -128,7 +128,7 @@ def test_no_label_fills_the_page(images: Dataset, tmp_path: Path) -> None:
         group = groups_of(show, answered, choosing)[-1 if show == "disagree" else 0]
         assert Counter(answered.labels[row] for row in group.rows) == {"cat": 2, "dog": 2}, show
         assert in_words(group).startswith("4 of 10 images that ")
-        assert in_words(group).endswith(f"seed {choosing.seed}, by turns from their 2 labels.")
+        assert in_words(group).endswith(f"seed {choosing.seed}, in turn from their 2 labels.")
 
 
 def test_a_sample_has_a_seed_and_contains_smaller_ones(images: Dataset, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_groups_by_a_column_of_the_table_or_of_the_data(images: Dataset, tmp_pat
     color, pose = groups_of("factor", answered, Choosing(by="top_factors"))
     assert (color.title, pose.title) == ("top_factors: color", "top_factors: pose")
     assert {*ids(answered, color)} == {*CATS[:2]} == {*ids(answered, pose)}
-    assert "(of 3; share right: a 0.333)" in in_words(color)
+    assert "(of 3; accuracy: a 0.333)" in in_words(color)
     where = ["indoors" if name in CATS else "outdoors" for name in answered.ids]
     inside, outside = groups_of("factor", answered, Choosing(by="where"), {"where": where})
     assert (inside.of, outside.of) == (2, 0)
-    assert in_words(outside).startswith("There are no images with where outdoors")
+    assert in_words(outside).startswith("No images with where outdoors")
     for by, words in (
         (None, r"^--show factor needs --by COLUMN: columns of zeroshot on pets: prediction, "),
         ("confidence", "unknown column"),
@@ -165,7 +165,9 @@ def test_groups_by_a_column_of_the_table_or_of_the_data(images: Dataset, tmp_pat
         with pytest.raises(UsageError, match=words):
             groups_of("factor", answered, Choosing(by=by))
     wide = {"photographer": [[f"{k}", f"{k + 30}"] for k in range(30)]}
-    with pytest.raises(UsageError, match=r"^--by photographer has 60 values, and a page at most 40 groups"):
+    with pytest.raises(
+        UsageError, match=r"^--by photographer has 60 values, and a page has room for 40 groups"
+    ):
         groups_of("factor", answered, Choosing(by="photographer"), wide)
 
 
@@ -176,14 +178,14 @@ def test_what_a_kind_of_group_needs_is_said(two: AnsweredSet, images: Dataset, t
     [one] = answered_sets(tmp_path / "one")
     assert default_shows(one) == []
     for show, words in (
-        ("disagree", r"^--show disagree takes 2 models or more; pets has 1 model here$"),
-        ("hardest", r"^--show hardest takes 2 models or more"),
-        ("changed", r"^--show changed takes two, before and after; pets has 1 model here$"),
+        ("disagree", r"^--show disagree needs at least 2 models; pets has 1 model here$"),
+        ("hardest", r"^--show hardest needs at least 2 models"),
+        ("changed", r"^--show changed compares two models, before and after; pets has 1 model here$"),
     ):
         with pytest.raises(UsageError, match=words):
             groups_of(show, one, Choosing())
     with pytest.raises(
-        DataError, match=r"^the run \S+ \(zeroshot\) keeps no confidence: leave --show confident"
+        DataError, match=r"^the run \S+ \(zeroshot\) has no column of confidences: leave --show confident"
     ):
         groups_of("confident", one, Choosing())
 
@@ -233,9 +235,9 @@ def test_runs_that_do_not_go_together_are_refused(images: Dataset, tmp_path: Pat
     elsewhere = add_run(tmp_path, images, "a", CATS, dataset="birds")
     words = refusal(DataError, tmp_path, [part, elsewhere])
     assert "is of zeroshot on pets" in words
-    assert words.endswith("name runs of one task on one data set")
+    assert words.endswith("name runs of the same task on the same data set")
     assert "are models and runs: name models alone" in refusal(UsageError, tmp_path, ["b", part])
-    assert refusal(UsageError, tmp_path, [part], datasets=["pets"]).startswith("runs are of one task")
+    assert refusal(UsageError, tmp_path, [part], datasets=["pets"]).startswith("a run has one task")
     assert refusal(UsageError, tmp_path, ["nobody"]).startswith("unknown run or model 'nobody'")
 
 

@@ -35,7 +35,7 @@ def test_an_epoch_is_whole_when_its_zip_has_an_end_and_rests(tmp_path):
     found = states(tmp_path, settle=30)
     assert list(found) == ["epoch_1.pt", "epoch_2.pt", "epoch_3.pt", "epoch_10.pt"]
     assert found["epoch_1.pt"] == ""
-    assert found["epoch_2.pt"] == found["epoch_3.pt"] == "it has no end yet"
+    assert found["epoch_2.pt"] == found["epoch_3.pt"] == "it is not complete yet"
     assert found["epoch_10.pt"] == "it was written 3 s ago"
     assert states(tmp_path, settle=2)["epoch_10.pt"] == ""
     assert {each.kind for each in checkpoints_in(tmp_path, 0)} == {OPEN_CLIP}
@@ -112,5 +112,5 @@ def test_a_file_that_is_written_again_is_another_version(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(DataError, match="none is not a folder: name the one that training writes"):
+    with pytest.raises(DataError, match="none is not a folder: name the folder that training writes"):
         checkpoints_in(tmp_path / "none", 0)

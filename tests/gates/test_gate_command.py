@@ -119,7 +119,7 @@ def test_a_reference_that_reads_images_otherwise_is_refused(run, near, gate_worl
     result = run("models/large", LOOSE, against="pinned")
     shutil.rmtree(pinned)
     assert isinstance(result.exception, DataError)
-    assert "the run of the reference is another one than for earlier checkpoints" in str(result.exception)
+    assert "the reference's run is not the one of earlier checkpoints" in str(result.exception)
 
 
 def test_other_images_are_refused(begun, gate_world, tmp_path):

@@ -95,7 +95,11 @@ def test_one_condition_that_does_not_hold_decides(tmp_path):
     ("text", "error", "sentence"),
     [
         ("not_worse(recall@1, 0.01)", UsageError, "unknown metric of these runs 'recall@1'"),
-        ("not_worse(mean_per_class, 0.01)", UsageError, "is not a share of images, such as top1"),
+        (
+            "not_worse(mean_per_class, 0.01)",
+            UsageError,
+            "is not a share of images: name one that is, such as top1",
+        ),
         ("better(top1, 1e-6)", UsageError, "a margin of 1e-06 needs"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_part_that_was_trained_stands_in_the_reference(tmp_path, pinned):
 def test_an_optimiser_s_moments_are_no_weights(tmp_path, pinned, name):
     step(tmp_path / "run", 1, {name: scaled(pinned, 1), "step": np.int32(1)})
     [found] = checkpoints_in(tmp_path / "run", 0)
-    with pytest.raises(DataError, match="no tree in it called params has leaves of tiny16 alone"):
+    with pytest.raises(DataError, match="no tree named params in it has only leaves of tiny16"):
         as_model(found, pinned, tmp_path / "model")
 
 
@@ -299,4 +299,4 @@ def test_no_checkpoint(run, tmp_path):
     result = run()
     assert isinstance(result.exception, DataError)
     assert "has no finished checkpoint" in str(result.exception)
-    assert "not finished: epoch_1.pt (it has no end yet)" in str(result.exception)
+    assert "not finished: epoch_1.pt (it is not complete yet)" in str(result.exception)

@@ -37,21 +37,24 @@ NAMED = 3  # models or numbers of one reason
 class FromSampleOptions:
     where: ResultsOptions
     model: Annotated[
-        str, typer.Option("--model", "-m", help="The model that was measured on a sample (`--limit`).")
+        str, typer.Option("--model", "-m", help="The model that was measured on a sample (`--limit`) alone.")
     ]
-    minus: Annotated[str | None, typer.Option(help="Estimate the model's number less that of this one.")] = (
-        None
-    )
+    minus: Annotated[
+        str | None, typer.Option(help="Another model: estimate the first one's number minus this one's.")
+    ] = None
     metric: ShareOption = "top1"
     task: OnlyTasksOption = None
     dataset: OnlyDatasetsOption = None
     helper: Annotated[
-        list[str] | None, typer.Option(help="Only this model helps; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="Use only this model's answers as help; may be repeated. Default: those of all models."
+        ),
     ] = None
     prompts: OnlyPromptsOption = None
     precision: OnlyPrecisionOption = None
     labels: OnlyLabelsOption = None
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds that the helpers are fitted in.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds for cross-fitting.")] = 0
     as_json: JsonOption = False
     PANELS: ClassVar = {
         "What is estimated": (
@@ -72,9 +75,9 @@ class FromSampleOptions:
 def from_sample(options: FromSampleOptions) -> None:
     """Estimate a number on all images from a run on a sample, with the help of other models' runs.
 
-    Other models' answers to all images tell whether the sample is an easy or a hard one. The estimate
-    corrects for that, and its interval is narrower where they answer like the model. The gain is the measured
-    ratio of variances without and with them; 1 means that they do not help. The results stay as they are.
+    The other models' answers to all images show whether the sample is easy or hard. The estimate corrects for
+    that; its interval is narrower where they answer like the model. The gain is the measured ratio of the
+    variances without and with their help: 1 means that they do not help. No result is changed.
 
     Examples:
 
@@ -152,7 +155,7 @@ def _lines(found: SampleEstimates) -> list[str]:
         )
         if not each.estimate.weight:
             lines.append(
-                f"{place}: the helpers tell nothing here, so the estimate is the sample's own number"
+                f"{place}: the other models do not help here, so the estimate is the sample's own number"
             )
         lines += [
             f"{place}: {words}"

@@ -30,7 +30,8 @@ class PowerOptions:
     results: Annotated[str, typer.Option(help="Folder of the runs of A and B.")] = "results"
     metric: Annotated[str, typer.Option("--metric", help="A share of images, of A and B.")] = "top1"
     discordance: Annotated[
-        float | None, typer.Option(help="Instead of A and B: the share of images that one alone has right.")
+        float | None,
+        typer.Option(help="Instead of A and B: the share of images that only one of them gets right."),
     ] = None
     difference: Annotated[
         float | None, typer.Option(help="The difference of accuracy to find, a fraction.")
@@ -61,7 +62,7 @@ def power(options: PowerOptions) -> None:
     measured = options.discordance is None
     if measured and options.second is None:
         raise UsageError(
-            "name two models, or give --discordance: the share of images that one alone has right"
+            "name two models, or give --discordance: the share of images that only one of them gets right"
         )
     if not measured and options.first is not None:
         raise UsageError("give two models or --discordance, not both")

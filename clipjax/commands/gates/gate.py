@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 class OneOptions:
     PANELS: ClassVar = PANELS
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The checkpoint, as `clipjax sweep` takes it.")
+        str, typer.Argument(metavar="MODEL", help="The checkpoint: a name or path as for `clipjax sweep`.")
     ]
     conditions: Conditions
     shared: GateOptions
@@ -32,10 +32,10 @@ class OneOptions:
 def gate(options: OneOptions) -> None:
     r"""Let a checkpoint pass if it is shown to be no worse than a pinned reference, by a margin.
 
-    Both run on the suite, images decoded once. Each condition is a one-sided test on the same images. Alpha
-    is spent over the checkpoints that one --out judges, each once. Exit codes: 0 pass, 3 a condition fails, 4
-    too few images to tell (the sentence names how many it needs), 1 and 2 as everywhere, 75 interrupted: the
-    same command goes on.
+    Both models run on the suite, and images are decoded once. Each condition is a one-sided test on the same
+    images. All checkpoints that are judged with one --out share alpha; each is judged once. Exit codes: 0
+    pass, 3 a condition fails, 4 too few images to tell (the message states how many are needed), 1 and 2 as
+    everywhere, 75 interrupted: the same command goes on.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""What `clipjax gate` and `clipjax watch` have in common."""
+"""Options that `clipjax gate` and `clipjax watch` share."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class GateOptions:
         typer.Option(
             "--against",
             metavar="PINNED",
-            help="The reference, as `clipjax sweep` takes a model. The digest of its weights is recorded at "
-            "the first use, and must not change.",
+            help="The reference: a name or path as for `clipjax sweep`. The digest of its weights is "
+            "recorded at the first use, and must not change.",
         ),
     ]
     suite: Annotated[
@@ -75,7 +75,7 @@ class GateOptions:
             min=1,
             metavar="N",
             help="Divide alpha equally over N checkpoints, and refuse more. Default: the k-th spends "
-            "alpha / (k (k + 1)), without an end.",
+            "alpha / (k (k + 1)), for any number of checkpoints.",
         ),
     ] = None
     out: Annotated[
@@ -90,7 +90,7 @@ class GateOptions:
     as_json: JsonOption = False
 
     def gate(self, conditions: list[str]) -> Gate:
-        """What is wrong with the conditions or the suite is refused before JAX is loaded."""
+        """The gate. Refuses wrong conditions and a wrong suite before JAX is loaded."""
         from clipjax.gates.conditions import Spending, read_condition
         from clipjax.storage.remote.buckets import refuse_url
         from clipjax.sweep.subset import subset
@@ -113,7 +113,7 @@ class GateOptions:
 
 
 def as_model(name: str) -> str:
-    """A file or folder of this disk by its whole path: a suite's folder is not the current one."""
+    """The absolute path of a file or folder on this disk; other names as they are."""
     return str(Path(name).absolute()) if Path(name).exists() else name
 
 

@@ -53,20 +53,21 @@ class WatchOptions:
         ),
     ] = None
     once: Annotated[
-        bool, typer.Option("--once", help="Judge what is there and end, for a job that runs now and then.")
+        bool,
+        typer.Option("--once", help="Judge the checkpoints that are there and end, for a scheduled job."),
     ] = False
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the folder.")] = 60.0
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two readings of the folder.")] = 60.0
     settle: Annotated[
-        float, typer.Option(min=0, help="Seconds for which an epoch_N.pt must not have changed.")
+        float, typer.Option(min=0, help="Seconds without a change after which an epoch_N.pt is finished.")
     ] = 30.0
 
 
 def watch(options: WatchOptions) -> None:
     r"""Judge the checkpoints of a training run as `clipjax gate` does, each once when it is finished.
 
-    A checkpoint that is still written is not read. A watch that starts again goes on where its record (--out)
-    ends. It runs until it is stopped, or until --planned checkpoints are judged. Exit codes are those of
-    `clipjax gate` for the newest checkpoint; 1 if one could not be read.
+    A checkpoint that is still being written is not read. A watch that starts again goes on where its record
+    (--out) ends. It runs until it is stopped, or until --planned checkpoints are judged. The exit code is
+    that of `clipjax gate` for the newest checkpoint, or 1 if a checkpoint could not be read.
 
     Examples:
 

@@ -41,9 +41,9 @@ class PairDifference(NamedTuple):
     Attributes:
         interval: holds together with those of all differences of the call; None without chance in it.
         p_value: two-sided, of this difference alone.
-        p_holm: corrected for all differences of headlines; None for a metric that is no headline.
-        gained: images that the second model alone has right; None where the metric is no proportion.
-        lost: images that the first model alone has right.
+        p_holm: corrected for all differences of headlines; None for a metric that is not a headline.
+        gained: images that only the second model gets right; None if the metric is not a proportion.
+        lost: images that only the first model gets right.
     """
 
     models: tuple[str, str]

@@ -4,8 +4,8 @@
     print(found.n, found.of, found.estimate.value, found.estimate.interval, found.estimate.gain)
 
 The helpers are all runs of the same task and data set on the largest set of images that contains the sample.
-They may be measured in any way: they decide how narrow the interval is, not what is estimated. The estimator
-is that of `clipjax.metrics.uncertainty.difference_estimator`.
+They may differ from the model's run in prompts or precision: they decide how narrow the interval is, not what
+is estimated. The estimator is `clipjax.metrics.uncertainty.difference_estimator`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SampleEstimate:
         sample: that of the model's row.
         minus: the other model of a difference; None for one model.
         minus_run: the id of the other model's run; None for one model.
-        left_out: models that are no helpers -> why.
+        left_out: models that do not help -> why.
     """
 
     task: str
@@ -125,26 +125,26 @@ def estimates_from_sample(
     level: float = LEVEL,
     seed: int = 0,
 ) -> SampleEstimates:
-    """Estimate a share of images on all images, wherever the model was measured on some of them.
+    """Estimate a share of images on all images of each data set of which the model saw a sample.
 
     Args:
-        model: measured on a random sample of the images; its run on the most images counts.
+        model: measured on a random sample of the images; of several runs, the one on the most images is used.
         metric: with its slice ("accuracy top/filtered/factor:pose").
-        minus: estimate the model's number less that of this one.
+        minus: another model; estimate the model's number minus this one's.
         helpers: only these models help; default: all.
         tasks: only these.
         datasets: only these.
-        choice: the runs of the two models to take, where they were measured in several ways.
+        choice: which runs of the two models to use if they were measured in several ways.
         seed: divides the images into folds.
 
     Raises:
-        UsageError: no row has this metric, model, task or data set; the metric is not a share of images; a
-            model minus itself.
-        DataError: nowhere can the number be estimated; says why, as where the model was measured in several
-            ways.
+        UsageError: no row has this metric, model, task or data set; the metric is not a share of images; or
+            a model minus itself.
+        DataError: the number cannot be estimated on any data set (the message gives the reasons), for example
+            because the model was measured in several ways.
     """
     if minus == model:
-        raise UsageError(f"{model} minus itself is 0: name another model (--minus)")
+        raise UsageError(f"{model} minus itself is 0: name another model with --minus")
     store = ResultStore(results)
     rows = rows_of(measured_rows(store), metric, {"task": tasks, "dataset": datasets})
     known = sorted({model_name(row) for row in rows})
@@ -162,7 +162,9 @@ def estimates_from_sample(
     if not found:
         why = "; ".join(f"{place}: {words}" for place, words in not_estimated.items())
         names = " minus ".join(reversed(targets))
-        raise DataError(f"{results}: {metric} of {names} cannot be estimated ({why or 'no place in common'})")
+        raise DataError(
+            f"{results}: {metric} of {names} cannot be estimated ({why or 'no data set in common'})"
+        )
     return SampleEstimates(tuple(found), not_estimated)
 
 

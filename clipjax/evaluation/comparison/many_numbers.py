@@ -22,7 +22,7 @@ class PairTests(NamedTuple):
     Attributes:
         sample: the numbers, the errors of their differences, and draws of chance.
         p_values: float64 [M, M], of the two-sided test of each pair; symmetric.
-        gained: int [M, M], images that the second model alone has right; None for other numbers.
+        gained: int [M, M], images that only the second model gets right; None unless a proportion.
         test: the test's name.
         n: of images, or of sets of images.
     """
@@ -52,7 +52,7 @@ def tested_shares(right: Shaped[np.ndarray, "M N"], about: About) -> PairTests:
 def tested_resampled(
     paired: Sequence[Paired], values: dict[str, np.ndarray], n: int, about: About
 ) -> tuple[dict[str, PairTests], dict[str, str]]:
-    """A paired bootstrap of numbers that are no proportions, and why others have none.
+    """A paired bootstrap of numbers that are not proportions, and why the others have none.
 
     Args:
         paired: of each model, over the same n images in the same order.

@@ -1,1 +1,1 @@
-"""A page of the images behind the numbers: where models disagree, what changed, what is hard for all."""
+"""A page of images: where models disagree, what changed, and what all models find hard."""

@@ -1,4 +1,4 @@
-"""The gallery: results and images -> one HTML page of the images behind the numbers.
+"""The gallery: results and images -> one HTML page of the images that models get right and wrong.
 
 write_gallery("results", Path("gallery.html"), ["vit_b_32-openai", "vit_b_16-openai"],
               datasets=["imagenet_r"], places=ImagePlaces(data=Path("/data/imagenet-r")))
@@ -27,7 +27,7 @@ from clipjax.storage.writing import write_bytes
 
 @dataclass(frozen=True)
 class GallerySize:
-    """The page's size in MB (1e6 bytes), what it shows, and the data sets that it leaves out -> why."""
+    """The page's size in MB (1e6 bytes), the number of images and groups, and why data sets were left out."""
 
     megabytes: float
     images: int
@@ -64,14 +64,16 @@ def write_gallery(
 
     Raises:
         UsageError: an unknown name, or a kind of group that does not go with these models.
-        DataError: a run without answers, runs on other images, images that are not those of the runs, or no
-            image may be shown.
+        DataError: a run has no answers, runs are on different images, the images are not those of the runs,
+            or no image may be shown.
     """
     choosing, places = choosing or Choosing(), places or ImagePlaces()
     check_shows(shows)
     sets = answered_sets(results, names, tasks=tasks, datasets=datasets, choice=choice)
     if places.data is not None and len(sets) > 1:
-        raise UsageError(f"--data is the folder of one data set, and {len(sets)} are shown: give --data-root")
+        raise UsageError(
+            f"--data is one data set's folder, and {len(sets)} data sets are shown: give --data-root"
+        )
     left_out: dict[str, str] = {}
     shown = [each for own in sets if (each := _shown(own, shows, choosing, places, left_out)) is not None]
     if not shown:
@@ -90,7 +92,7 @@ def _shown(
     places: ImagePlaces,
     left_out: dict[str, str],
 ) -> Shown | None:
-    """The groups and thumbnails of a data set; None, and the reason in `left_out`, if none may be shown."""
+    """The groups and thumbnails of a data set. None if none may be shown; `left_out` gets the reason."""
     try:
         source = image_source(answered, places)
     except NotShownError as error:

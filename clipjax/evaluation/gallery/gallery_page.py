@@ -16,11 +16,11 @@ from clipjax.evaluation.gallery.image_choice import ImageGroup, in_words
 from clipjax.evaluation.gallery.model_answers import AnsweredSet, ModelAnswers
 from clipjax.evaluation.gallery.thumbnails import Pictures, Thumbnail
 
-OPEN = 4  # the answers of more models are folded
+OPEN = 4  # answers of more models than this are folded
 READING = (
-    "A few of many images are taken by turns from the labels: the first image of every label in the named "
-    "order, then the second of every label, so that no label fills the page. The number after an answer is "
-    "the model's confidence."
+    "If a group has too many images, the page takes them in turn from the labels: in the named order, the "
+    "first image of every label, then the second of every label. So no label fills the page. The number "
+    "after an answer is the model's confidence."
 )
 WAYS = {"prompts": "prompts", "label_space": "labels", "precision": "precision", "made": "made"}
 OWN = "not stated: no data card describes them"

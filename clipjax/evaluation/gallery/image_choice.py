@@ -3,9 +3,9 @@
     for group in groups_of("disagree", answered, Choosing(images=24, seed=0)):
         print(group.title, in_words(group), [answered.ids[row] for row in group.rows])
 
-A few of many images are taken by turns from the labels, so that no class fills the page: first one image of
-every label, then a second. Within a label and between labels the order is that of a random sample, or of a
-score.
+If a group has too many images, they are taken in turn from the labels, so that no class fills the page: one
+image of every label, then a second. A random sample or a score decides the order within a label and between
+labels.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class ImageGroup(NamedTuple):
     """Images that are shown together.
 
     Attributes:
-        about: which images belong to the group, after "images".
-        of: how many do.
-        order: how those of one turn were chosen.
-        rows: the chosen ones, in the order of the page.
-        labels: how many labels the group's images have.
+        about: a clause that follows "images": which images belong to the group.
+        of: the number of images in the group.
+        order: how the images of one turn were ordered.
+        rows: the chosen images, in the order of the page.
+        labels: the number of labels among the group's images.
     """
 
     title: str
@@ -63,10 +63,10 @@ class ImageGroup(NamedTuple):
 def in_words(group: ImageGroup) -> str:
     """How a group's images were chosen, in one sentence."""
     if not group.of:
-        return f"There are no images {group.about}."
+        return f"No images {group.about}."
     if len(group.rows) == group.of:
         return f"All {counted(group.of, 'image')} {group.about}."
-    turns = f", by turns from their {group.labels:,} labels" if group.labels > 1 else ""
+    turns = f", in turn from their {group.labels:,} labels" if group.labels > 1 else ""
     return f"{len(group.rows)} of {group.of:,} images {group.about}: {group.order}{turns}."
 
 
@@ -105,26 +105,26 @@ class _Candidates(NamedTuple):
 
 
 def _disagree(answered: AnsweredSet, choosing: Choosing, _: Any) -> Iterator[ImageGroup]:
-    """Of two models, images that one alone has right; of more, those on which they are split most evenly."""
+    """Images that only one of two models gets right; with more models, the most evenly split images."""
     right = answered.right
     if len(right) != 2:
         _at_least(2, answered, "disagree")
         minority = np.minimum(right.sum(0), (~right).sum(0))
-        about = "that some models have right and some wrong"
+        about = "that some models get right and some get wrong"
         candidates = _Candidates("The models disagree", about, minority > 0)
         yield _most(candidates, answered, minority, "the most even split", choosing)
         return
     for own, other in ((0, 1), (1, 0)):
         better, worse = answered.models[own].name, answered.models[other].name
-        about = f"that {better} has right and {worse} wrong"
+        about = f"that {better} gets right and {worse} gets wrong"
         candidates = _Candidates(f"Only {better} is right", about, right[own] & ~right[other])
         yield _sampled(candidates, answered, choosing)
 
 
 def _changed(answered: AnsweredSet, choosing: Choosing, _: Any) -> Iterator[ImageGroup]:
-    """What the second run answers differently from the first."""
+    """Images that the second run answers differently from the first."""
     if len(answered.models) != 2:
-        raise UsageError(f"--show changed takes two, before and after; {_count(answered)}")
+        raise UsageError(f"--show changed compares two models, before and after; {_count(answered)}")
     before, after = answered.models
     was, now = before.right, after.right
     other = np.array([one != two for one, two in zip(before.texts, after.texts)])
@@ -141,13 +141,13 @@ def _hardest(answered: AnsweredSet, choosing: Choosing, _: Any) -> Iterator[Imag
     _at_least(2, answered, "hardest")
     wrong, models = (~answered.right).sum(0), len(answered.models)
     most = "both" if models == 2 else f"more than half of the {models}"
-    candidates = _Candidates("The hardest", f"that {most} models have wrong", wrong > models / 2)
+    candidates = _Candidates("The hardest", f"that {most} models get wrong", wrong > models / 2)
     yield _most(candidates, answered, wrong, "wrong for the most models", choosing)
 
 
 def _confident(answered: AnsweredSet, choosing: Choosing, _: Any) -> Iterator[ImageGroup]:
     for model in answered.models:
-        title, about = f"Confidently wrong: {model.name}", f"that {model.name} has wrong"
+        title, about = f"Confidently wrong: {model.name}", f"that {model.name} gets wrong"
         candidates = _Candidates(title, about, ~model.right)
         yield _top(candidates, answered, [_confidence(model)], "its largest confidence first", choosing)
 
@@ -155,28 +155,28 @@ def _confident(answered: AnsweredSet, choosing: Choosing, _: Any) -> Iterator[Im
 def _factor(
     answered: AnsweredSet, choosing: Choosing, columns: Mapping[str, list[Any]]
 ) -> Iterator[ImageGroup]:
-    """For each value of a column, images that some model has wrong."""
+    """For each value of a column, images that at least one model gets wrong."""
     if choosing.by is None:
         raise UsageError(f"--show factor needs --by COLUMN: {_known(answered, columns)}")
     values = _values(answered, choosing.by, columns)
     named = sorted({value for own in values for value in own})
     if len(named) > VALUES:
         raise UsageError(
-            f"--by {choosing.by} has {len(named):,} values, and a page at most {VALUES} groups: "
-            f"{_known(answered, columns)}"
+            f"--by {choosing.by} has {len(named):,} values, and a page has room for {VALUES} groups; choose "
+            f"another column: {_known(answered, columns)}"
         )
     wrong = (~answered.right).sum(0)
     for value in named:
         has = np.array([value in own for own in values])
         of = f"of {int(has.sum()):,}; {_shares(answered, has)}"
-        about = f"with {choosing.by} {value} that a model has wrong ({of})"
+        about = f"with {choosing.by} {value} that at least one model gets wrong ({of})"
         candidates = _Candidates(f"{choosing.by}: {value}", about, has & (wrong > 0))
         yield _most(candidates, answered, wrong, "wrong for the most models", choosing)
 
 
 def _shares(answered: AnsweredSet, has: np.ndarray) -> str:
     shares = [f"{each.name} {each.right[has].mean():.3f}" for each in answered.models]
-    return f"share right: {some_of(shares, 4)}"
+    return f"accuracy: {some_of(shares, 4)}"
 
 
 SHOWS: dict[str, Callable[[AnsweredSet, Choosing, Mapping[str, list[Any]]], Iterator[ImageGroup]]] = {
@@ -189,7 +189,7 @@ SHOWS: dict[str, Callable[[AnsweredSet, Choosing, Mapping[str, list[Any]]], Iter
 
 
 def default_shows(answered: AnsweredSet) -> list[str]:
-    """What is shown where nothing is asked for: all that needs neither a column nor an order of two runs."""
+    """The groups without --show: all that need neither a column nor a before and an after."""
     several = ["disagree", "hardest"] if len(answered.models) > 1 else []
     sure = all(each.confidence is not None for each in answered.models)
     return [*several, *(["confident"] if sure else [])]
@@ -197,7 +197,7 @@ def default_shows(answered: AnsweredSet) -> list[str]:
 
 def _at_least(models: int, answered: AnsweredSet, show: str) -> None:
     if len(answered.models) < models:
-        raise UsageError(f"--show {show} takes {models} models or more; {_count(answered)}")
+        raise UsageError(f"--show {show} needs at least {models} models; {_count(answered)}")
 
 
 def _count(answered: AnsweredSet) -> str:
@@ -208,7 +208,7 @@ def _count(answered: AnsweredSet) -> str:
 def _confidence(model: ModelAnswers) -> np.ndarray:
     if model.confidence is None:
         raise DataError(
-            f"the run {model.row['run_id']} ({model.row['task']}) keeps no confidence: leave --show "
+            f"the run {model.row['run_id']} ({model.row['task']}) has no column of confidences: leave --show "
             "confident out, or give another --task"
         )
     return model.confidence
@@ -230,7 +230,7 @@ def _values(answered: AnsweredSet, by: str, columns: Mapping[str, list[Any]]) ->
 
 
 def _groupable(table: pa.Table) -> list[str]:
-    """Columns of texts, lists of texts, truths and whole numbers."""
+    """Columns of texts, lists of texts, booleans and whole numbers."""
 
     def fits(kind: pa.DataType) -> bool:
         kind = kind.value_type if pa.types.is_list(kind) else kind
@@ -244,7 +244,7 @@ def _known(answered: AnsweredSet, columns: Mapping[str, list[Any]]) -> str:
     return f"columns of {answered.task} on {answered.dataset}: {known}"
 
 
-# A few of many images.
+# Choosing a few of many images.
 
 
 def _sampled(candidates: _Candidates, answered: AnsweredSet, choosing: Choosing) -> ImageGroup:
@@ -254,7 +254,7 @@ def _sampled(candidates: _Candidates, answered: AnsweredSet, choosing: Choosing)
 def _most(
     candidates: _Candidates, answered: AnsweredSet, score: np.ndarray, words: str, choosing: Choosing
 ) -> ImageGroup:
-    """Images with the largest whole number; among equal ones those with the most confident mistakes."""
+    """Images with the largest scores (whole numbers); ties go to the most confident mistakes."""
     known = [(each.right, each.confidence) for each in answered.models if each.confidence is not None]
     mistakes = [np.where(right, 0.0, confidence) for right, confidence in known]
     ties = [np.sum(mistakes, axis=0)] if mistakes else []
@@ -269,7 +269,7 @@ def _top(
     words: str,
     choosing: Choosing,
 ) -> ImageGroup:
-    """Images with the largest scores, by turns from the labels; equal ones as in a random sample."""
+    """Images with the largest scores, in turn from the labels; ties are in random order."""
     rows = np.flatnonzero(candidates.member).tolist()
     ranks = dict(zip(rows, sample_ranks([answered.ids[row] for row in rows], choosing.seed)))
     ordered = sorted(rows, key=lambda row: (*(-score[row] for score in scores), ranks[row]))

@@ -39,9 +39,9 @@ class ModelAnswers(NamedTuple):
 
     Attributes:
         name: the model's; of several runs of one model, with what tells them apart.
-        texts: its answers.
+        texts: the model's answers.
         right: bool [N].
-        confidence: float64 [N]; None if the task keeps none.
+        confidence: float64 [N]; None if the task records none.
     """
 
     name: str
@@ -56,11 +56,11 @@ class AnsweredSet:
     """The images of a task and data set, with all models' answers in the same order.
 
     Attributes:
-        labels: what the data set states of each image; "": nothing.
-        classes: class -> its name, as far as the tables and the card tell; other classes are called "class 7"
+        labels: the data set's label of each image; "" without one.
+        classes: class -> its name, where the tables or the card have one; other classes are called "class 7"
             in labels and answers.
         table: the first model's per-image table, in the order of `ids`.
-        ways: how the runs were made, as far as all agree (prompts, precision, ...).
+        ways: the settings that all runs share (prompts, precision, ...).
         left_out: models -> why.
     """
 
@@ -185,7 +185,7 @@ def _chosen(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str])
 
 
 def _of_first_task(dataset: str, of_task: Mapping[str, list[_Run]]) -> list[_Run]:
-    """The runs of the first task whose newest run has a table with answers."""
+    """The runs of the first task whose newest run has a per-image table with answers."""
     listed = read_card(dataset).tasks if is_registered(dataset) else ()
     why: DataError | None = None
     for task in sorted(of_task, key=lambda task: (task not in listed, (*listed, task).index(task), task)):
@@ -196,7 +196,7 @@ def _of_first_task(dataset: str, of_task: Mapping[str, list[_Run]]) -> list[_Run
         else:
             return of_task[task]
     if why is None:
-        raise UsageError(f"no model was measured on {dataset} by this --task: leave --task out")
+        raise UsageError(f"no model was measured on {dataset} with this --task: leave --task out")
     raise why
 
 
@@ -232,12 +232,12 @@ def _place(one: _Loaded, names: Sequence[str]) -> int:
 
 def _of_runs(runs: Sequence[_Run], tasks: Sequence[str], datasets: Sequence[str]) -> AnsweredSet:
     if tasks or datasets:
-        raise UsageError("runs are of one task and data set: leave --task and --dataset out beside them")
+        raise UsageError("a run has one task and one data set: leave --task and --dataset out")
     rows = with_distinct_names([run.row for run in runs])
     runs = [run._replace(row=row) for run, row in zip(runs, rows)]
     if len({run.key for run in runs}) > 1:
         said = [f"{run.row['run_id']} is of {run.row['task']} on {run.row['dataset']}" for run in runs]
-        raise DataError(f"{', '.join(said)}: name runs of one task on one data set")
+        raise DataError(f"{', '.join(said)}: name runs of the same task on the same data set")
     loaded = _loaded(runs)
     for one in loaded[1:]:
         if (why := _unlike(loaded[0], one)) is not None:

@@ -172,7 +172,7 @@ def bin_of(
 def bin_columns(
     confidence: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], edges: Float64[np.ndarray, " edges"]
 ) -> Float64[np.ndarray, "N 3 edges-1"]:
-    """Each image's contribution to its right-closed bin: 1, its confidence, 1 if correct.
+    """What each image adds to its right-closed bin: 1, its confidence, and 1 if correct.
 
     Weights [R, N] times this: [R, 3, B].
     """

@@ -28,14 +28,14 @@ def scores(
     penalty: float = PENALTY,
     free_ranks: int = FREE_RANKS,
 ) -> Float64[np.ndarray, "N K"]:
-    """How badly each class fits each image.
+    """Scores of how badly each class fits each image.
 
-    LAC: 1 - p. APS: the summed probability of the classes down to this one, less u p. RAPS: APS and `penalty`
-    for each rank beyond `free_ranks`. Equal probabilities rank by class.
+    LAC: 1 - p. APS: the summed probability of the classes down to this one, minus u p. RAPS: APS plus
+    `penalty` for each rank beyond `free_ranks`. Equal probabilities rank by class.
 
     Args:
         probabilities: rows that sum to 1.
-        uniforms: in 0..1, one for each image; calibration and test images must have them alike. Zeros: the
+        uniforms: in 0..1, one for each image, for calibration and test images alike. Zeros give the
             deterministic form, whose sets are larger.
         method: "lac", "aps" or "raps".
 
@@ -65,7 +65,7 @@ def rank_of_threshold(n: int, alpha: float) -> int:
 def threshold(label_scores: Float[np.ndarray, " n"], alpha: float) -> float:
     """The k-th smallest score of the calibration images' labels; infinite if there are fewer than k.
 
-    `rank_of_threshold` gives k. An interpolated quantile is another number.
+    `rank_of_threshold` gives k. An interpolated quantile would be another number.
 
     Raises:
         ValueError: alpha is not between 0 and 1.
@@ -77,7 +77,7 @@ def threshold(label_scores: Float[np.ndarray, " n"], alpha: float) -> float:
 
 
 def coverage_of_calibration(n: int, alpha: float, level: float = LEVEL) -> Interval:
-    """Between which coverages the choice of n calibration images leaves the sets: Beta(n + 1 - l, l)."""
+    """The range of coverages that chance in the n calibration images leaves open: Beta(n + 1 - l, l)."""
     k = rank_of_threshold(n, alpha)
     if k > n:
         return Interval(1.0, 1.0, level, "beta_of_calibration")
@@ -87,7 +87,7 @@ def coverage_of_calibration(n: int, alpha: float, level: float = LEVEL) -> Inter
 
 
 def uniforms(names: Shaped[np.ndarray, " N"] | list[str]) -> Float64[np.ndarray, " N"]:
-    """A number in 0..1 for each image, from its name: the same in every run, model and sample."""
+    """A number in 0..1 for each image, from its name: the same in every run and for every model."""
     import hashlib
 
     digests = (hashlib.sha256(f"conformal {name}".encode()).digest()[:8] for name in names)

@@ -35,7 +35,8 @@ class Ordered(NamedTuple):
 class RiskCoverage(NamedTuple):
     """One row per resample, one column per distinct confidence, the highest first: float64 [R, G].
 
-    Where a resample has no image yet, coverage is 0 and the selective risk is that of its first images.
+    At confidences above a resample's first image, coverage is 0 and the selective risk is that of its first
+    images.
     """
 
     coverage: np.ndarray
@@ -44,10 +45,10 @@ class RiskCoverage(NamedTuple):
 
 
 def ordered(confidence: Shaped[np.ndarray, " N"], loss: Shaped[np.ndarray, " M"]) -> Ordered:
-    """Sort N > 0 images; `loss` is 0 or 1, or a number between.
+    """Sort N > 0 images by falling confidence; `loss` is between 0 and 1.
 
     Raises:
-        ValueError: no image, other shapes, or a number that is not finite.
+        ValueError: no images, arrays of different lengths, or a number that is not finite.
     """
     values, losses = np.asarray(confidence, np.float64), np.asarray(loss, np.float64)
     if values.shape != losses.shape or not len(values):
@@ -80,12 +81,12 @@ def aurc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
 
 
 def augrc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
-    """The area under the generalised risk; ties matter to no convention here."""
+    """The area under the generalised risk. It does not depend on the order of ties."""
     return _area(found.coverage, found.generalised, np.zeros((len(found.coverage), 1)))
 
 
 def excess_aurc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
-    """AURC less that of the best order of infinitely many images with this risk (0/1 losses)."""
+    """AURC minus that of the best order of infinitely many images with the same risk (0/1 losses)."""
     risk = np.minimum(found.generalised[:, -1], 1)
     rest = 1 - risk
     best = risk + rest * np.log(np.where(rest > 0, rest, 1))
@@ -93,13 +94,13 @@ def excess_aurc(found: RiskCoverage) -> Float64[np.ndarray, " R"]:
 
 
 def risk_at_coverage(found: RiskCoverage, coverage: float) -> Float64[np.ndarray, " R"]:
-    """The selective risk where at least this share is answered, at the first confidence that does."""
+    """The selective risk at the highest confidence threshold that answers at least this share."""
     reached = (found.coverage >= coverage - 1e-12).argmax(axis=1)
     return found.selective[np.arange(len(reached)), reached]
 
 
 def coverage_at_risk(found: RiskCoverage, risk: float) -> Float64[np.ndarray, " R"]:
-    """The largest coverage whose selective risk is at most this; 0 if there is none."""
+    """The largest coverage with a selective risk of at most `risk`; 0 if no coverage has one."""
     held = (found.selective <= risk + 1e-12) & (found.coverage > 0)
     return np.where(held, found.coverage, 0).max(axis=1)
 

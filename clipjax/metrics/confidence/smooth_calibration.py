@@ -1,4 +1,4 @@
-"""Calibration errors beside those of bins of the top class: SmoothECE, and class-wise ECE. Imports no JAX.
+"""SmoothECE and class-wise ECE. Imports no JAX.
 
 SmoothECE (Blasiok & Nakkiran 2024): the integral of |sum (confidence - correct) kernel| / N over [0, 1], the
 kernel a Gaussian reflected at 0 and 1, of the width at which the value equals the width. The reflected
@@ -18,7 +18,7 @@ STEPS = 30  # of a bisection of the width, to 1e-9
 
 
 def smooth_ece(confidence: Float[np.ndarray, " N"], correct: Shaped[np.ndarray, " N"]) -> tuple[float, float]:
-    """SmoothECE and its width, equal but for values below `LEAST_WIDTH`."""
+    """SmoothECE and its width; they are equal unless the value is below `LEAST_WIDTH`."""
     series = _series(confidence, correct)
     lo, hi = LEAST_WIDTH, 1.0
     if _integral(series, lo) > lo:
@@ -59,9 +59,9 @@ def _integral(series: Float64[np.ndarray, " C"], width: float) -> float:
 def classwise_gaps(
     probabilities: Float[np.ndarray, "N K"], labels: Int[np.ndarray, " N"], bins: int
 ) -> Float64[np.ndarray, "K {bins}"]:
-    """The sums of p - [it is the label] of each class in each right-closed bin of its own probability.
+    """For each class and right-closed bin of its probability p: the sum of p - [the class is the label].
 
-    Sums of parts of a data set add up.
+    The sums of a data set are the sums of its parts.
     """
     exact = np.asarray(probabilities, np.float64)
     n, classes = exact.shape

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, paired_difference, wilson
 
 FEWEST = 30  # measured images
-FEWEST_TELLING = 10  # images of the rarer answer, or that one model alone has right: fewer measure no gain
+FEWEST_TELLING = 10  # images with the rarer answer, or that only one model gets right: fewer measure no gain
 FOLDS = 10
 PENALTIES = np.geomspace(0.001, 1000, 13)  # of the ridge, in units of the helpers' mean variance
 
