@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
 from clipjax.gates.conditions import Condition
+from clipjax.guards import known_name
 from clipjax.sweep.plan import SweepItem, SweepPlan
 from clipjax.sweep.suite import Suite
 from clipjax.tasks.collections import collection
@@ -25,7 +26,7 @@ def suite_to_judge(suite: Suite, conditions: Sequence[Condition], models: tuple[
     """
     tasks = [collection(run.task).tasks for run in suite.runs]
     for condition in conditions:
-        _check(condition, [task for own in tasks for task in own], "of the suite")
+        _check(condition, [task for own in tasks for task in own])
     runs = [
         dataclasses.replace(run, models=models)
         for run, own in zip(suite.runs, tasks)
@@ -37,29 +38,35 @@ def suite_to_judge(suite: Suite, conditions: Sequence[Condition], models: tuple[
 def plan_to_judge(plan: SweepPlan, conditions: Sequence[Condition]) -> SweepPlan:
     """The plan without the runs that no condition asks for.
 
-    Raises UsageError for a condition whose data set is not in the plan, or has no task with its metric as a
-    share of images.
+    Raises:
+        UsageError: no run on a condition's data set has its metric as a share of images.
+        DataError: no data set with a condition's metric is there.
     """
-    known = sorted({item.job.data.card.name for item in plan.items})
     for condition in conditions:
-        if condition.dataset not in (None, *known):
-            raise unknown_name("data set of the suite", str(condition.dataset), known)
-        tasks = [item.job.task for item in plan.items if _is_of(condition, item)]
-        _check(condition, tasks, f"on {condition.dataset}" if condition.dataset else "of the suite")
+        own = [item for item in plan.items if _may_have(item.job.task, condition.metric)]
+        known = sorted({item.job.data.card.name for item in own})
+        if not known:
+            missing = "; ".join(plan.missing_lines)
+            raise DataError(
+                f"{condition}: no data set with {condition.metric} is there ({missing}): fetch one, or name "
+                "another metric"
+            )
+        if condition.dataset is not None:
+            known_name(f"data set of the suite with {condition.metric}", condition.dataset, known)
     items = [item for item in plan.items if any(_asks_for(each, item) for each in conditions)]
     named = all(condition.dataset for condition in conditions)  # and each of them is there
     return dataclasses.replace(plan, items=items, missing=() if named else plan.missing)
 
 
-def _check(condition: Condition, tasks: Iterable[str], where: str) -> None:
+def _check(condition: Condition, tasks: Iterable[str]) -> None:
     names = dict.fromkeys(tasks)
     if not any(_may_have(task, condition.metric) for task in names):
         shares = "; ".join(
             f"{task} has {', '.join(find_task(task).proportions or ['none'])}" for task in names
         )
         raise UsageError(
-            f"{condition}: no task {where} has {condition.metric} as a share of images ({shares}): name one "
-            "of these, or add a task that has it to the suite"
+            f"{condition}: no task of the suite has {condition.metric} as a share of images ({shares}): name "
+            "one of these, or add a task that has it to the suite"
         )
 
 

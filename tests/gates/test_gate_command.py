@@ -179,7 +179,7 @@ def test_an_interrupted_gate_goes_on_and_spends_alpha_once(run, near, tmp_path, 
         (
             "models/two",
             "not_worse(top1, 0.3) on fwe",
-            "unknown data set of the suite 'fwe'; did you mean few",
+            "unknown data set of the suite with top1 'fwe'; did you mean few",
         ),
         ("models/two", "not_worse(tpo1, 0.3)", "unknown metric 'tpo1'"),
         (
@@ -225,6 +225,19 @@ def test_only_runs_that_a_condition_asks_for_run(run, near, gate_world, tmp_path
     assert result.exit_code == 0, result.output
     runs = [path.name for path in (tmp_path / "gate" / "results").iterdir() if path.name[0] != "."]
     assert len(runs) == 2
+
+
+def test_data_sets_of_a_condition_that_are_not_there(run, near, gate_world):
+    """Those of another condition are; and a data set of another task has not the metric."""
+    suite = (gate_world / "colours.toml").read_text() + MORE
+    (gate_world / "absent.toml").write_text(suite)
+    recall = "not_worse(text_retrieval_recall@1, 0.3)"
+    absent = run(near, LOOSE, recall, options=["--suite", "absent.toml"])
+    assert isinstance(absent.exception, DataError)
+    assert "no data set with text_retrieval_recall@1 is there (missing: " in str(absent.exception)
+    other = run(near, LOOSE, "not_worse(top1, 0.3) on flickr30k", options=["--suite", "absent.toml"])
+    assert isinstance(other.exception, UsageError)
+    assert "unknown data set of the suite with top1 'flickr30k'" in str(other.exception)
 
 
 def test_a_damaged_checkpoint(run, near, gate_world, tmp_path):
