@@ -104,6 +104,7 @@ class ServedBy(TypedDict):
     facts: dict[str, Any]
     identity: Literal["proven", "not proven"]
     logprobs: bool
+    prompt_logprobs: bool
     repeatable: bool
     pixels: str
 

@@ -9,7 +9,7 @@ import collections
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clipjax.errors import ClipjaxError, DataError, counted, some_of
 from clipjax.progress import Bar
@@ -33,12 +33,14 @@ class QuestionTexts:
     """Attributes:
     ids: of N images.
     texts: [N][R], what is asked about each, in R orders of the options.
+    options: [N][n], the options of each.
     picture: the PNG file of image i; raises DataError where it cannot be read.
     steps: the most tokens of an answer.
     """
 
     ids: Sequence[str]
     texts: Sequence[Sequence[str]]
+    options: Sequence[Sequence[str]]
     picture: Callable[[int], bytes]
     steps: int
 
@@ -96,22 +98,31 @@ class Asking:
         """Ask about one image in all orders; in a thread."""
         try:
             picture = self.questions.picture(row)
-            questions = [
-                ChatRequest(picture, text, self.questions.steps, self.probe.logprobs)
-                for text in self.questions.texts[row]
-            ]
-            replies = tuple(answered(self.asker, each, self.pace, self._stop) for each in questions)
-            if self.probe.logprobs and any(each.top is None for each in replies):
-                raise Refused("an answer has no log-probabilities, which the server gave before")
+            replies = tuple(self._in_order(picture, text, row) for text in self.questions.texts[row])
         except Exception as error:
             self._done.put((row, error))
         else:
             self._done.put((row, replies))
 
+    def _in_order(self, picture: bytes, text: str, row: int) -> Reply:
+        """The answer in one order of the options, with their likelihoods where the server gives them."""
+        asked = ChatRequest(picture, text, self.questions.steps, self.probe.logprobs)
+        reply = answered(self.asker, asked, self.pace, self._stop)
+        if self.probe.prompt_logprobs:
+            forced = (
+                replace(asked, option=each, steps=1, logprobs=False) for each in self.questions.options[row]
+            )
+            found = [answered(self.asker, each, self.pace, self._stop).options for each in forced]
+            known = [each[0] for each in found if each]
+            reply = replace(reply, options=tuple(known) if len(known) == len(found) else ())
+        if not self.probe.whole([reply]):
+            raise Refused("an answer has no log-probabilities, which the server gave before")
+        return reply
+
     def _take(self, row: int, outcome: tuple[Reply, ...] | Exception) -> None:
         if isinstance(outcome, tuple):
             self.stored.keep(row, outcome)
-            self.requests += len(outcome)
+            self.requests += sum(1 + len(each.options or ()) for each in outcome)
             self._unchecked.append(row)
             self._in_a_row.clear()
             self.bar.set_postfix_str(f"{self.pace.limit} at once", refresh=False)

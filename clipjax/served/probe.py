@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
 
 from clipjax.errors import DataError
 from clipjax.served.identity import text_only
+from clipjax.served.likelihood import KINDS
 from clipjax.served.pace import Pace
 from clipjax.served.replies import AnotherModelError, Asker, ChatRequest, Reply
 from clipjax.served.retries import answered
@@ -45,7 +47,17 @@ class ServerProbe:
     @property
     def repeatable(self) -> bool:
         """Whether the same request twice has equal answers, to the last digit."""
-        return self.first == self.again
+        return (self.first.text, self.first.top) == (self.again.text, self.again.top)
+
+    @property
+    def prompt_logprobs(self) -> bool:
+        """Whether the server gives the log-probability of a given answer."""
+        return self.first.options is not None
+
+    def whole(self, replies: Sequence[Reply]) -> bool:
+        """Whether answers have all the log-probabilities that the server gives."""
+        lists = all(each.top is not None for each in replies) or not self.logprobs
+        return lists and (all(each.options is not None for each in replies) or not self.prompt_logprobs)
 
 
 def picture(k: int) -> bytes:
@@ -67,7 +79,18 @@ def probe(asker: Asker, pace: Pace) -> ServerProbe:
     other = _ask(asker, pace, 1, found.logprobs)
     if not first.difference(other) > first.difference(found.again):
         raise text_only(asker.identity, "as another picture does not change its answers")
-    return found
+    return replace(found, first=replace(first, options=_likelihood(asker, pace)))
+
+
+def _likelihood(asker: Asker, pace: Pace) -> tuple[tuple[float, int], ...] | None:
+    """That of the option "red"; None where the server gives none."""
+    if asker.identity.kind not in KINDS:
+        return None
+    asked = ChatRequest(picture(0), QUESTION, 1, False, option="red")
+    try:
+        return answered(asker, asked, pace, threading.Event(), 2).options
+    except Refused:
+        return None
 
 
 def check_same(asker: Asker, pace: Pace, known: ServerProbe) -> None:

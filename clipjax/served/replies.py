@@ -14,6 +14,7 @@ from typing import Any
 from clipjax.errors import DataError, cut
 from clipjax.served.client import Client
 from clipjax.served.identity import ServerIdentity
+from clipjax.served.likelihood import FIELDS, likelihood_of
 from clipjax.storage.remote.web import MayPass
 
 _REQUEST_ID = re.compile("[0-9a-f]{32}")
@@ -48,10 +49,13 @@ class Reply:
     Attributes:
         text: the whole answer.
         top: the likeliest first tokens, each with its natural log-probability; None: the server gives none.
+        options: the summed log-probability of each option's text as the answer, and its number of tokens;
+            None: the server gives none; (): it does not for these options.
     """
 
     text: str
     top: tuple[tuple[str, float], ...] | None
+    options: tuple[tuple[float, int], ...] | None = None
 
     def difference(self, other: Reply) -> float:
         """How far two answers to one request differ.
@@ -82,12 +86,14 @@ class ChatRequest:
         picture: a PNG file; None asks without one.
         steps: the most tokens of the answer.
         logprobs: whether to ask for the likeliest first tokens.
+        option: asks for the log-probability of this text as the answer, in place of an answer.
     """
 
     picture: bytes | None
     text: str
     steps: int
     logprobs: bool
+    option: str | None = None
 
 
 class Asker:
@@ -125,18 +131,23 @@ class Asker:
         if question.picture is not None:
             data = base64.b64encode(question.picture).decode()
             content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if question.option is not None:
+            messages.append({"role": "assistant", "content": question.option})
         return {
             "model": self.identity.model,
-            "messages": [{"role": "user", "content": content}],
+            "messages": messages,
             "max_tokens": question.steps,
             **sampling_of(self.identity.kind),
+            **({} if question.option is None else FIELDS),
             **({"logprobs": True, "top_logprobs": TOP} if question.logprobs else {}),
         }
 
     def _check(self, answer: Mapping[str, Any], request_id: str) -> None:
         number = answer.get("id")
         # vLLM's ids contain those of the requests.
-        if isinstance(number, str) and set(_REQUEST_ID.findall(number)) & (self._sent - {request_id}):
+        found = _REQUEST_ID.findall(number) if isinstance(number, str) else ()
+        if any(each != request_id and each in self._sent for each in found):
             raise MayPass("the answer is one to another request")
         made_by = answer.get("model"), answer.get("system_fingerprint")
         with self._lock:
@@ -161,6 +172,9 @@ def _reply(answer: Any, question: ChatRequest) -> Reply:
         raise TypeError("no text")
     if (answer.get("usage") or {}).get("completion_tokens", 0) > question.steps:
         raise ValueError("longer than asked for")
+    if question.option is not None:
+        found = likelihood_of(answer, question.option)
+        return Reply(question.option, None, None if found is None else (found,))
     listed = (choice.get("logprobs") or {}).get("content") or []
     if not listed or not listed[0].get("top_logprobs"):
         return Reply(text, None)

@@ -6,6 +6,7 @@ answer: the model that goes on must give it again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -62,13 +63,10 @@ class StoredReplies:
     def keep_probe(self, probe: ServerProbe) -> None:
         self.keep(_PROBE, (probe.first, probe.again))
 
-    def missing(self, *, logprobs: bool) -> list[int]:
-        """The images without answers; with `logprobs` also those whose answers lack them."""
-        return [row for row in range(len(self.ids)) if not self._is_whole(row, logprobs)]
-
-    def _is_whole(self, row: int, logprobs: bool) -> bool:
-        replies = self._kept.get(row)
-        return replies is not None and not (logprobs and any(each.top is None for each in replies))
+    def missing(self, found: ServerProbe) -> list[int]:
+        """The images without answers, and those whose answers lack what the server gives."""
+        kept = (self._kept.get(row) for row in range(len(self.ids)))
+        return [row for row, replies in enumerate(kept) if replies is None or not found.whole(replies)]
 
     def get(self, row: int) -> tuple[Reply, ...] | None:
         """The answers about an image, one per order."""
@@ -80,7 +78,9 @@ class StoredReplies:
             self.forget([row])  # a stored file stays as it is
         self._kept[row] = replies
         if self._entry is not None:
-            data = np.frombuffer(json.dumps([[each.text, each.top] for each in replies]).encode(), np.uint8)
+            data = np.frombuffer(
+                json.dumps([dataclasses.astuple(each) for each in replies]).encode(), np.uint8
+            )
             self._entry.write_shard(row + 1, [self._entry.ids[row + 1]], data[None])
 
     def forget(self, rows: Sequence[int]) -> None:
@@ -96,13 +96,14 @@ class StoredReplies:
             return None
         try:
             replies = json.loads(shard[1].tobytes())
-            return tuple(
-                Reply(text, None if top is None else tuple((token, logprob) for token, logprob in top))
-                for text, top in replies
-            )
+            return tuple(Reply(text, _pairs(top), _pairs(options)) for text, top, options in replies)
         except (ValueError, TypeError) as error:
             _log.warning(
                 "%s is damaged (%s): that image is asked about again", self._entry.shard_path(k), error
             )
             self._entry.shard_path(k).unlink(missing_ok=True)
             return None
+
+
+def _pairs(listed: Any) -> tuple[tuple[Any, Any], ...] | None:
+    return None if listed is None else tuple((one, two) for one, two in listed)

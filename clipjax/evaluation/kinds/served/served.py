@@ -83,6 +83,7 @@ class ServedSubject(Subject):
         assert found is not None
         gives = {
             "logprobs": found.logprobs,
+            "prompt_logprobs": found.prompt_logprobs,
             "repeatable": found.repeatable,
             "pixels": "prepared by the server",
         }
@@ -127,16 +128,16 @@ class ServedSubject(Subject):
     def _asked(self, stored: StoredReplies, compute: Compute) -> int:
         """Ask what is not stored; returns the number of requests that were answered."""
         model, known = self.model, stored.probe
-        if known is not None and not stored.missing(logprobs=known.logprobs):
+        if known is not None and not stored.missing(known):
             model.found = known
             return 0
         asker, pace = Asker(model.client, model.identity), Pace(model.identity.slots or MOST)
         found = probe(asker, pace)
         model.found = found
         self._keep_probe(stored, found, known)
-        missing = stored.missing(logprobs=found.logprobs)
+        missing = stored.missing(found)
         total, what = len(stored.ids), f"asking about {self.data.name}"
-        questions = QuestionTexts(stored.ids, self.texts, self._picture, self.steps)
+        questions = QuestionTexts(stored.ids, self.texts, self.questions.options, self._picture, self.steps)
         with progress_bar(total, what, "image", shown=compute.progress) as bar:
             skip(bar, total - len(missing))
             asking = Asking(asker, found, questions, stored, pace, bar, compute.on_error == "skip")
@@ -191,17 +192,20 @@ def lossless(manifest: Manifest, row: int, border: int) -> bytes:
 def answers_of(questions: Questions, replies: list[tuple[Reply, ...]]) -> Answers:
     """The answers of a server as those of any model.
 
-    `letters` are NaN where the server lists no log-probabilities or the question has no letters. `totals` are
-    NaN: a chat gives no log-probabilities of a given text.
+    `letters` are NaN where the server lists no log-probabilities or the question has no letters, `totals`
+    where it gives none of a given text.
     """
     orders, most = len(replies[0]), questions.most
     letters = np.full((len(replies), orders, most), np.nan, np.float32)
+    totals, counts = np.full_like(letters, np.nan), np.zeros((len(replies), most), np.int32)
     for i, (own, options) in enumerate(zip(replies, questions.options)):
         for r, reply in enumerate(own):
             if reply.top is not None and questions.card.has_letters:
                 # Order r shows option k in place (k + r) mod n, so with that place's letter.
                 letters[i, r, : len(options)] = np.roll(letters_of(reply.top, len(options)), -r)
-    totals, counts = np.full_like(letters, np.nan), np.zeros((len(replies), most), np.int32)
+            if reply.options:
+                totals[i, r, : len(options)] = [total for total, _ in reply.options]
+                counts[i, : len(options)] = [count for _, count in reply.options]
     return Answers([[reply.text.strip() for reply in own] for own in replies], letters, totals, counts)
 
 
