@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _narrow_vl import pictures
@@ -10,6 +11,13 @@ from _narrow_vl import pictures
 from clipjax.data.cards import load_dataset
 from clipjax.data.manifest import Manifest
 from clipjax.data.questions import Questions, questions_of
+from clipjax.embeddings.compute import Compute
+from clipjax.evaluation.models.encoders import encoder
+from clipjax.evaluation.request import Request
+from clipjax.evaluation.rows import Result
+from clipjax.evaluation.run import run
+from clipjax.results.row import ServedBy
+from clipjax.storage.store import Store
 
 CLASSES = ("stone", "dog", "chair", "cloud", "spoon", "boat")
 CARD = f"""
@@ -49,3 +57,20 @@ def questions_of_world(folder: Path) -> Questions:
     data = load_dataset(str(folder / "patches.toml"), folder / "data")
     assert data.card.question is not None
     return questions_of(data.card.question, data.manifest, None, None)
+
+
+def evaluated(
+    world: Path, model: Any, *, store: str = "store", on_error: str = "raise", **request: Any
+) -> Result:
+    """`clipjax eval multiple_choice`: answers in world/STORE, rows in world/runs."""
+    how = {"rotations": "given", "steps": 4, "resamples": 50} | request
+    asked = Request(dataset=str(world / "patches.toml"), root=world / "data", **how)
+    compute = Compute(store=Store(world / store), progress=False, on_error=on_error, per_device_batch=8)
+    return run(encoder(model), "multiple_choice", asked, compute, results=world / "runs")
+
+
+def server_of(result: Result) -> ServedBy:
+    """What a row of the result tells about the server."""
+    server = result.rows[0].get("server")
+    assert server is not None
+    return server

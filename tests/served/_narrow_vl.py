@@ -85,7 +85,7 @@ def draw_tower(channels: int = CHANNELS, seed: int = 0) -> Tensors:
     return draw(seed, shapes)
 
 
-def draw_decoder(seed: int = 1) -> Tensors:
+def draw_decoder(seed: int = 8) -> Tensors:
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (TOKENS, CHANNELS)}
     for i in range(LAYERS):
         matrices = {"attn_q": QUERIES * HEAD_DIM, "attn_k": KEYS * HEAD_DIM, "attn_v": KEYS * HEAD_DIM}

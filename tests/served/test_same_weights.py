@@ -97,7 +97,7 @@ def test_letters_are_those_of_llama_cpp(
     far = margin(theirs) > FAR
     assert far.sum() > 20
     np.testing.assert_array_equal(ours.argmax(axis=2)[far], theirs.argmax(axis=2)[far])
-    assert len(set(theirs.argmax(axis=2).ravel().tolist())) > 2  # they do not choose one place alone
+    assert len(set(theirs[:, 0].argmax(axis=1).tolist())) > 1  # pictures change the letter
 
 
 def other_gelu(decoder: LanguageModel, folder: Path) -> Model:
