@@ -46,6 +46,7 @@ class Served:
         words: an answer of more than one token; {letter} and {option} are those of the best option.
         most: the most alternatives of a token that come back, whatever was asked for.
         quantisation, build: what the server tells about itself.
+        slots: chats that llama.cpp says it works on at once.
         knows: the only fields of a chat that are not refused; None: any.
         scores: in place of the drawn ones: a chat -> option (or another answer) -> score.
     """
@@ -60,6 +61,7 @@ class Served:
     most: int = 10_000
     quantisation: str = "Q4_K_M"
     build: str = "b6789-0c74f340"
+    slots: int = 4
     knows: frozenset[str] | None = None
     scores: Callable[[Chat], Mapping[str, float]] | None = None
 
@@ -266,7 +268,7 @@ class FakeModel:
             "model_ftype": served.quantisation,
             "chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}",
             "build_info": served.build,
-            "total_slots": 4,
+            "total_slots": served.slots,
             "default_generation_settings": {"n_ctx": 8192},
         }
 
