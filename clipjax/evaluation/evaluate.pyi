@@ -48,6 +48,13 @@ def evaluate(
 ) -> Result:
     """Run one task.
 
+        result = evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
+        result.value("top1"), result.interval("top1")
+        result.images                                    # one row per image
+
+        evaluate(model, "ood", dataset="ninco", root="ninco", id_root="imagenet/val", store="store")
+        evaluate(model, root="pets", prompts="a photo of a {}, a type of pet.")     # class folders
+
     Args:
         model: an argument or result of `load_model`, a model from `clipjax.wrap`, or another name of a model:
             `module:function`, or `torch:LIBRARY:NAME` (`clipjax.checkpoints.identity.model_reference`).
