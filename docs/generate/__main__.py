@@ -18,10 +18,13 @@ STAMP = "sources.sha256"
 
 def build(out: Path) -> int:
     """Build the site. Returns Sphinx's exit code."""
-    main = import_module("sphinx.cmd.build").main
+    from docs.generate.world import world
+
     stage(out / "source", PARTS)
     made = out / "html" / STAMP
     made.unlink(missing_ok=True)
+    os.environ["CLIPJAX_DEMO"] = str(world(out))
+    main = import_module("sphinx.cmd.build").main
     settings = f"-Dnb_execution_cache_path={out / 'notebooks'}"
     folders = [str(out / "source"), str(out / "html")]
     here = str(Path(__file__).parent)
@@ -34,7 +37,13 @@ def build(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    # Notebooks run in this environment, on the processor, and keep what they make below OUT.
     out = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "docs").resolve()
-    os.environ |= {"JAX_PLATFORMS": "cpu", "CLIPJAX_CACHE": str(out / "cache")}
+    # Notebooks inherit this: they run on the processor, keep compiled programs, and see no cache of the user.
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(out / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "CLIPJAX_CACHE": str(out / "cache"),
+    }
     sys.exit(build(out))

@@ -114,6 +114,17 @@ def test_every_link_anchor_and_file_is_there(site: Path) -> None:
     assert problems_of(site) == []
 
 
+def test_tutorials_were_executed(site: Path) -> None:
+    notebooks = [
+        name for name, path in pages().items() if "```{code-cell}" in path.read_text(encoding="utf-8")
+    ]
+    assert len(notebooks) >= 4
+    for name in notebooks:
+        text = (site / name).with_suffix(".html").read_text(encoding="utf-8")
+        assert text.count("cell_output") > 2, name
+        assert "Traceback" not in text, name
+
+
 def test_no_page_is_wider_than_a_phone(site: Path, page: Page) -> None:
     wide = {}
     for name in pages():
