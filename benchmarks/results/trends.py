@@ -1,7 +1,7 @@
 """Trends of 255 models with 2,000 draws, against a loop over statsmodels; and coverage of the intervals.
 
     python benchmarks/results/trends.py                 # seconds
-    python benchmarks/results/trends.py --coverage      # docs/study/trends.md has this table
+    python benchmarks/results/trends.py --coverage      # README.md has this table
 
 The loop is the usual one: draw models, fit RLM, next draw (some draws are timed, the rest extrapolated).
 Coverage is the share of synthetic studies with known trends in which each number's 95 % interval holds the

@@ -12,7 +12,7 @@ STUDIES = 80
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The benchmark whose table docs/study/trends.md has."""
+    """The benchmark whose table benchmarks/README.md has."""
     from benchmarks.results import trends
 
     return trends
