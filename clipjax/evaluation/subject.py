@@ -151,6 +151,11 @@ class Subject(ABC):
         """The data sets whose images are embedded alone, so that those of several runs may share steps."""
         return ()
 
+    @property
+    def requests(self) -> int:
+        """How many requests a server gets if nothing is stored; 0 where none runs the model."""
+        return 0
+
     def with_model(self, model: Encoder) -> Self:
         """The subject with the loaded model in place of the one that was only opened."""
         return dataclasses.replace(self, model=model)

@@ -57,12 +57,14 @@ class _Known:
     Attributes:
         done: how many have results.
         entries: embeddings that they read: name -> number of images.
+        requests: how many a server gets for those without results, if no answer is stored.
         problem: why some are not in `ready`.
     """
 
     ready: list[ResolvedItem]
     done: int
     entries: dict[str, int]
+    requests: int = 0
     problem: str = ""
 
 
@@ -116,7 +118,10 @@ def _known(
             known.problem = f"{each.item.job}: {error}"
             continue
         known.ready.append(each)
-        known.done += done.has_all(each)
+        has_results = done.has_all(each)
+        known.done += has_results
+        if each.subject is not None and not has_results:
+            known.requests += each.subject.requests
     return known
 
 
@@ -135,7 +140,7 @@ def _model_row(items: Sequence[SweepItem], known: _Known, stored: StoreIndex) ->
         f"{cost.total_flops(items) / 1e12:.3g}",
         f"{weights / 1e6:.0f}",
         f"{_embedding_bytes(items) / 1e6:.1f}",
-        known.problem,
+        known.problem or (counted(known.requests, "request") + " to its server") * bool(known.requests),
     ]
 
 

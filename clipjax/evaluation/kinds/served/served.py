@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +89,15 @@ class ServedSubject(Subject):
         return {"server": {**identity.record(), "identity": identity.proven, **gives}}
 
     def amounts(self) -> list[str]:
-        requests = sum(map(len, self.texts))
-        return [images_in_words(self.data), counted(requests, "request")]
+        return [images_in_words(self.data), counted(self.requests, "request")]
+
+    @property
+    def requests(self) -> int:
+        """One per image and order; where the server gives likelihoods, one more per option of each."""
+        found = self.model.found
+        more = found is not None and found.prompt_logprobs
+        options = [len(own) if more else 0 for own in self.questions.options]
+        return sum(len(texts) * (1 + n) for texts, n in zip(self.texts, options))
 
     def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
         return [(self._key(), len(self.data.manifest))]
@@ -99,7 +105,7 @@ class ServedSubject(Subject):
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, AnswerInputs]:
         if jax.process_count() > 1:
             raise UsageError(f"{self.model.card.id} is asked by one process: leave --distributed out")
-        start, data = time.perf_counter(), self.data
+        data = self.data
         about = {
             "model": self.model.card.id,
             "data": data.manifest.name,
@@ -111,8 +117,7 @@ class ServedSubject(Subject):
         if not kept:
             raise DataError(f"{data.name}: the server answered about none of the images")
         skipped = tuple(stored.ids[row] for row in range(len(stored.ids)) if stored.get(row) is None)
-        seconds = time.perf_counter() - start
-        stats = EmbedStats(asking, len(kept) if asking else 0, 0, 0.0, seconds, skipped, 1)
+        stats = EmbedStats(asking, len(kept) if asking else 0, 0, 0.0, 0.0, skipped, 1)  # no device computes
         return stats, AnswerInputs(
             ids=[stored.ids[row] for row in kept],
             labels=None if data.labels is None else data.labels[kept],
