@@ -78,6 +78,10 @@ def test_a_server_that_gives_them_has_the_rules_of_texts(tmp_path: Path) -> None
     expected = sorted(max(best[file], key=best[file].__getitem__) for file in pictures)
     assert sorted(own[k[0]] for own, k in zip(options, chosen)) == expected
     assert np.shape(chosen) == (4, 4)
+    # The fake's options keep their scores in every order, so an order in the wrong direction is seen.
+    letters = np.array(result.images["choice_letter"].to_pylist())
+    assert (letters == letters[:, :1]).all()
+    assert (letters >= 0).all()
 
 
 def test_a_server_without_them_has_not_and_a_killed_run_does_not_mix(tmp_path: Path) -> None:
