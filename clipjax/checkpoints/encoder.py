@@ -30,8 +30,8 @@ class Framework:
     """The software that ran a model, as result rows name it.
 
     Attributes:
-        name: "jax" (clipjax's networks), "python" (a user's own object), "torch:LIBRARY", or "predictions" (a
-            file of outputs, which does not show it).
+        name: "jax" (clipjax's networks), "python" (a user's own object), "torch:LIBRARY", "server:KIND",
+            or "predictions" (a file of outputs, which does not show it).
         versions: package -> version, of another process.
     """
 

@@ -57,7 +57,8 @@ def evaluate(
 
     Args:
         model: an argument or result of `load_model`, a model from `clipjax.wrap`, or another name of a model:
-            `module:function`, or `torch:LIBRARY:NAME` (`clipjax.checkpoints.identity.model_reference`).
+            `module:function`, `torch:LIBRARY:NAME` or `server:ADDRESS#MODEL`
+            (`clipjax.checkpoints.identity.model_reference`).
         results: a folder for rows and per-image tables; None writes nothing.
         options: the fields of `Request` and `Compute`, listed below.
 
