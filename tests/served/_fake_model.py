@@ -44,6 +44,7 @@ class Served:
         bias: letter -> what its place adds to the option's score.
         noise: standard deviation of what differs between two equal requests.
         words: an answer of more than one token; {letter} and {option} are those of the best option.
+        likelihoods: vLLM gives log-probabilities of its prompt.
         most: the most alternatives of a token that come back, whatever was asked for.
         quantisation, build: what the server tells about itself.
         slots: chats that llama.cpp says it works on at once.
@@ -58,6 +59,7 @@ class Served:
     bias: Mapping[str, float] = field(default_factory=dict)
     noise: float = 0.0
     words: str = "{letter}. {option}"
+    likelihoods: bool = True
     most: int = 10_000
     quantisation: str = "Q4_K_M"
     build: str = "b6789-0c74f340"
@@ -173,9 +175,13 @@ class FakeModel:
         }
         if self.kind == "llama.cpp":
             answer["system_fingerprint"] = self.served.build
-        if self.kind == "vllm" and body.get("prompt_logprobs") is not None:
+        if self._gives_likelihoods and body.get("prompt_logprobs") is not None:
             answer["prompt_logprobs"] = self._of_prompt(chat)
         return answer
+
+    @property
+    def _gives_likelihoods(self) -> bool:
+        return self.kind == "vllm" and self.served.likelihoods
 
     def _number(self, chat: Chat) -> str:
         """vLLM's is the one of the request, where that has one; Ollama's are short and come again."""

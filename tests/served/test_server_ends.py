@@ -65,7 +65,7 @@ def one_sentence(error: pytest.ExceptionInfo[ClipjaxError]) -> str:
 
 def test_failures_in_a_row_end_a_run_and_the_next_goes_on(world: Path) -> None:
     """After three answers all requests fail."""
-    with FakeServer("vllm", faults=[None] * (PROBE + 3), always=Fault(500)) as server:
+    with FakeServer("sglang", faults=[None] * (PROBE + 3), always=Fault(500)) as server:
         with pytest.raises(DataError, match="5 images in a row") as error:
             evaluated(world, server.name)
         text = one_sentence(error)
@@ -80,7 +80,7 @@ def test_failures_in_a_row_end_a_run_and_the_next_goes_on(world: Path) -> None:
         again = pictured(server.chats[before:], world)
         assert set(again) == set(range(N)) - set(done)
         assert len(result.images) == N
-    with FakeServer("vllm") as server:
+    with FakeServer("sglang") as server:
         whole = evaluated(world, server.name, store="another")
     assert whole.images.column("answers").to_pylist() == result.images.column("answers").to_pylist()
 
@@ -91,7 +91,7 @@ def refused_pictures(world: Path, rows: Iterable[int]) -> Callable[[Chat], Fault
 
 
 def test_an_image_without_an_answer_is_named_or_left_out(world: Path) -> None:
-    with FakeServer("vllm", spoils=refused_pictures(world, [4, 7])) as server:
+    with FakeServer("sglang", spoils=refused_pictures(world, [4, 7])) as server:
         with pytest.raises(DataError, match="2 images of 12 without an answer") as error:
             evaluated(world, server.name)
         text = one_sentence(error)
@@ -120,15 +120,15 @@ def test_failures_apart_end_no_run(world: Path) -> None:
 
 def test_an_image_that_cannot_be_read_is_no_failure_of_the_server(world: Path) -> None:
     (world / "data" / "002.png").write_bytes(b"no picture")
-    with FakeServer("vllm") as server:
+    with FakeServer("sglang") as server:
         with pytest.raises(DataError, match=r"002\.png"):
             evaluated(world, server.name)
         assert evaluated(world, server.name, on_error="skip").rows[0]["skipped"] == 1
 
 
 def test_another_model_half_way_ends_the_run(world: Path) -> None:
-    """Under the same name; vLLM does not tell which weights it has."""
-    with FakeServer("vllm", later={PROBE + 6: Served(seed=1)}) as server:
+    """Under the same name; SGLang does not tell which weights it has."""
+    with FakeServer("sglang", later={PROBE + 6: Served(seed=1)}) as server:
         with pytest.raises(DataError, match="the server was changed during the run") as error:
             evaluated(world, server.name)
         one_sentence(error)
@@ -139,7 +139,7 @@ def test_another_model_half_way_ends_the_run(world: Path) -> None:
         one_sentence(error)
         server.served = Served()
         result = evaluated(world, server.name)
-    with FakeServer("vllm") as server:
+    with FakeServer("sglang") as server:
         alone = evaluated(world, server.name, store="alone")
     assert result.images.column("answers").to_pylist() == alone.images.column("answers").to_pylist()
 
@@ -153,7 +153,7 @@ def test_another_model_half_way_ends_the_run(world: Path) -> None:
         ("ollama", Served(seed=3)),  # another digest
         ("ollama", Served(quantisation="Q8_0")),
         ("sglang", Served(quantisation="fp8")),
-        ("vllm", Served(id="narrow-vl-2")),
+        ("sglang", Served(id="narrow-vl-2")),
     ],
 )
 def test_what_a_server_tells_keeps_answers_apart(world: Path, kind: str, changed: Served) -> None:
@@ -210,15 +210,15 @@ def test_without_log_probabilities_their_rules_are_left_out(world: Path, how: st
 
 
 def test_noise_is_recorded(world: Path) -> None:
-    with FakeServer("vllm", Served(noise=0.01)) as server:
+    with FakeServer("sglang", Served(noise=0.01)) as server:
         assert server_of(evaluated(world, server.name))["repeatable"] is False
-    with FakeServer("vllm") as server:
+    with FakeServer("sglang") as server:
         assert server_of(evaluated(world, server.name, store="other"))["repeatable"] is True
 
 
 def test_letters_outside_the_likeliest_tokens_are_counted(world: Path) -> None:
     """Six tokens come back, of ten: four letters, with and without a space, and two others."""
-    with FakeServer("vllm", Served(most=6)) as server:
+    with FakeServer("sglang", Served(most=6)) as server:
         result = evaluated(world, server.name)
         missing = 0
         for chat in server.chats:
@@ -241,7 +241,7 @@ def test_the_key_is_sent_and_kept_nowhere(
     world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CLIPJAX_SERVER_KEY", KEY)
-    with FakeServer("vllm", key=KEY) as server, caplog.at_level(0):
+    with FakeServer("sglang", key=KEY) as server, caplog.at_level(0):
         result = evaluated(world, server.name)
         assert {header["Authorization"] for header in server.headers} == {f"Bearer {KEY}"}
         address = server.root.removeprefix("http://")
@@ -256,7 +256,7 @@ def test_a_wrong_key_is_refused_in_one_sentence_without_it(
 ) -> None:
     """The server quotes the key."""
     monkeypatch.setenv("CLIPJAX_SERVER_KEY", own)
-    with FakeServer("vllm", key="another") as server:
+    with FakeServer("sglang", key="another") as server:
         with pytest.raises(DataError, match="CLIPJAX_SERVER_KEY") as error:
             evaluated(world, server.name)
         text = one_sentence(error)
@@ -271,16 +271,16 @@ def test_a_server_that_quotes_the_key_is_not_quoted(
     monkeypatch.setenv("CLIPJAX_SERVER_KEY", KEY)
     said = {"error": {"message": f"no route for Authorization: Bearer {KEY}", "code": status}}
     quotes = Fault(status, body=json.dumps(said).encode())
-    with FakeServer("vllm", always=quotes) as server, pytest.raises(DataError, match="no route") as error:
+    with FakeServer("sglang", always=quotes) as server, pytest.raises(DataError, match="no route") as error:
         evaluated(world, server.name)
     assert KEY not in one_sentence(error) + caplog.text
 
 
 def test_a_redirect_does_not_get_the_key(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPJAX_SERVER_KEY", KEY)
-    with FakeServer("vllm") as other:
+    with FakeServer("sglang") as other:
         moved = Fault(307, location=f"{other.url}/chat/completions")
-        with FakeServer("vllm", always=moved, key=KEY) as server:
+        with FakeServer("sglang", always=moved, key=KEY) as server:
             with pytest.raises(DataError, match=r"307|redirect") as error:
                 evaluated(world, server.name)
             one_sentence(error)
@@ -333,7 +333,7 @@ def test_an_address_with_a_secret_is_refused_without_it(command: Callable[[str],
 
 
 def test_the_command_ends_with_1_and_one_sentence(world: Path, command: Callable[[str], Ended]) -> None:
-    with FakeServer("vllm", faults=[None] * PROBE, always=Fault(500)) as server:
+    with FakeServer("sglang", faults=[None] * PROBE, always=Fault(500)) as server:
         ended = command(server.name)
         assert ended.code == 1
         assert "stopped after 5 images in a row without an answer" in ended.said
@@ -341,7 +341,7 @@ def test_the_command_ends_with_1_and_one_sentence(world: Path, command: Callable
         server.always = None
         ended = command(server.name)
         assert ended.code == 0
-        assert "server:vllm:narrow-vl" in ended.printed
+        assert "server:sglang:narrow-vl" in ended.printed
         assert not no_rows(world)
 
 
@@ -360,7 +360,7 @@ def test_another_kind_of_server_is_one_sentence(command: Callable[[str], Ended],
 
 
 def test_a_model_that_the_server_does_not_have_is_named(command: Callable[[str], Ended]) -> None:
-    with FakeServer("vllm") as server:
+    with FakeServer("sglang") as server:
         ended = command(f"server:{server.url}#narow-vl")
         assert ended.code == 2
         assert "did you mean narrow-vl?" in ended.said

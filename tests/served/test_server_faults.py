@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A run without faults."""
-    with FakeServer("vllm", BIASED) as server:
+    with FakeServer("sglang", BIASED) as server:
         result = evaluated(write_world(tmp_path_factory.mktemp("clean") / "world", N), server.name)
         assert len(server.chats) == PROBE + N + 1  # and once more at the end: is it the same server?
     return result
@@ -65,7 +66,6 @@ RETRIED = {
     "503": Fault(503),
     "429": Fault(429),
     "429 with a time": Fault(429, retry_after="0"),
-    "the answer to the last request": Fault(of_last=True),
     "another request's id": Fault(request_id="0" * 32),
     "two choices": Fault(change=lambda answer: answer | {"choices": answer["choices"] * 2}),
     "more tokens than asked for": changed(usage={"completion_tokens": 900}),
@@ -75,7 +75,7 @@ RETRIED = {
 @pytest.mark.parametrize("kind", RETRIED)
 def test_a_fault_is_no_answer(world: Path, clean: Result, kind: str) -> None:
     faults = [None] * PROBE + [RETRIED[kind], None, RETRIED[kind], RETRIED[kind]]
-    with FakeServer("vllm", BIASED, faults=faults) as server:
+    with FakeServer("sglang", BIASED, faults=faults) as server:
         result = evaluated(world, server.name)
         assert told(result) == told(clean)
         assert [row["value"] for row in result.rows] == [row["value"] for row in clean.rows]
@@ -85,9 +85,18 @@ def test_a_fault_is_no_answer(world: Path, clean: Result, kind: str) -> None:
     assert len(set(asked)) == N
 
 
+def test_the_answer_to_another_request_is_no_answer(world: Path, clean: Result) -> None:
+    """Several chats are under way, so it may come before the right one; vLLM's ids are those of requests."""
+    swapped = [Fault(of_last=True), None, Fault(of_last=True), Fault(of_last=True)]
+    served = dataclasses.replace(BIASED, likelihoods=False)
+    with FakeServer("vllm", served, faults=[*[None] * (PROBE + 1), *swapped], delay=0.01) as server:
+        assert told(evaluated(world, server.name)) == told(clean)
+        assert len(server.chats) == PROBE + 1 + N + 1 + 3
+
+
 def test_the_servers_own_wait_is_kept(world: Path) -> None:
     faults = [None] * PROBE + [Fault(429, retry_after="1")]
-    with FakeServer("vllm", BIASED, faults=faults) as server:
+    with FakeServer("sglang", BIASED, faults=faults) as server:
         evaluated(world, server.name)
         refused = server.chats[PROBE]
         before = [chat for chat in server.chats[PROBE:] if chat.when < refused.when + 1]
@@ -101,7 +110,7 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(
     world: Path, clean: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIPJAX_SERVER_TIMEOUT", "1")
-    with FakeServer("vllm", BIASED, faults=[None] * PROBE + [Fault(delay=20)]) as server:
+    with FakeServer("sglang", BIASED, faults=[None] * PROBE + [Fault(delay=20)]) as server:
         assert told(evaluated(world, server.name)) == told(clean)
         assert len(server.chats) > PROBE + N + 1
 
@@ -109,7 +118,7 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(
 def test_a_server_with_little_room_gets_fewer_requests_at_once(world: Path, tmp_path: Path) -> None:
     """Two at once are served; the client learns that, and refusals become rare."""
     many = write_world(tmp_path / "many", 40)
-    with FakeServer("vllm", BIASED, capacity=2, delay=0.005) as server:
+    with FakeServer("sglang", BIASED, capacity=2, delay=0.005) as server:
         result = evaluated(many, server.name)
         assert len(result.images) == 40
         refusals = len(server.chats) - len(server.answered)
@@ -121,6 +130,6 @@ def test_a_server_with_little_room_gets_fewer_requests_at_once(world: Path, tmp_
 
 def test_a_server_that_answers_gets_more_requests_at_once(world: Path, tmp_path: Path) -> None:
     many = write_world(tmp_path / "many", 60)
-    with FakeServer("vllm", BIASED, delay=0.1) as server:
+    with FakeServer("sglang", BIASED, delay=0.1) as server:
         evaluated(many, server.name)
         assert 6 <= server.most_at_once <= 32
