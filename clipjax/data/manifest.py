@@ -79,7 +79,8 @@ class FileOpener:
         return FileOpener(self.root, tuple(self.paths[i] for i in rows))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        return sha256_files((as_path(self.root) / path for path in self.paths), progress)
+        root = as_path(self.root)
+        return sha256_files((root / path for path in self.paths), progress)
 
 
 class ChangedError(DataError):

@@ -30,10 +30,11 @@ class DemoColumn:
         """A model's newest row; without `prompts`, with the card's own set."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
-        matches = [row for row in rows if tuple(row[name] for name in names) == wanted]
-        own = [row for row in matches if has_own_prompts(row) != bool(self.prompts)]
-        right = [row for row in own if self.prompts in (None, row["convention"].get("prompts"))]
-        return right[-1] if right else None
+        newest = (row for row in reversed(rows) if row["model"] == model and row["metric"] == self.metric)
+        matches = (row for row in newest if tuple(row[name] for name in names) == wanted)
+        own = (row for row in matches if has_own_prompts(row) != bool(self.prompts))
+        right = (row for row in own if self.prompts in (None, row["convention"].get("prompts")))
+        return next(right, None)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,28 @@ def batched(
     return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_BATCHES_AHEAD)
 
 
+def whole_batches(
+    indices: grain.MapDataset,
+    batch_size: int,
+    threads: int | None,
+    element: Callable[[Any], dict[str, Any]],
+    stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
+) -> grain.IterDataset:
+    """Batches of `element(index)`, each made by one thread; an incomplete last one is dropped.
+
+    Handing a single element from thread to thread takes 0.1 ms, more than a small image that is decoded.
+    """
+    import grain  # loaded late, as in `batched`
+
+    def made(batch: Sequence[Any]) -> dict[str, Any]:
+        return stack([element(index) for index in batch])
+
+    threads = os.cpu_count() or 1 if threads is None else threads
+    ahead = max(threads, _BATCHES_AHEAD)
+    dataset = indices.batch(batch_size, drop_remainder=True, batch_fn=list).map(made)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+
+
 def _end_with_parent(worker: int, workers: int) -> None:
     """Make a worker exit with its parent, even a killed one, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

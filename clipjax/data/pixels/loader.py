@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from clipjax.data.corrupted.batches import CorruptedElement, CorruptedStack
 from clipjax.data.corrupted.opener import CorruptedOpener, refuse_corrupted
@@ -17,7 +18,7 @@ from clipjax.data.manifest import ChangedError, Manifest, Opener
 from clipjax.data.pixels.augment import Augmentation, augmented_pixels, image_generator
 from clipjax.data.pixels.batching import Batches, batched, check_options, pad_rows, stacked
 from clipjax.data.pixels.limits import DECODED
-from clipjax.data.pixels.preprocess import PixelRecipe, open_image, open_scaled, to_pixels
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, open_scaled, to_pixels, to_rgb
 from clipjax.errors import DataError
 from clipjax.storage.remote.buckets import BucketError
 
@@ -77,6 +78,20 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
     return np.concatenate([part, np.full(steps * batch_size - len(part), -1)]).astype(np.int32)
 
 
+@dataclasses.dataclass
+class Kept:
+    """Decoded images by row, which every epoch reads: those that fit into `room` bytes."""
+
+    room: int
+    images: dict[int, Any] = dataclasses.field(default_factory=dict)
+
+    def add(self, row: int, image: np.ndarray | PIL.Image.Image) -> None:
+        size = image.nbytes if isinstance(image, np.ndarray) else 3 * image.width * image.height
+        if size <= self.room:
+            self.room -= size
+            self.images[row] = image
+
+
 @dataclasses.dataclass(frozen=True)
 class Decode:
     """(epoch, row) -> {"pixels", "row", "failed"}. A failure is a value, so that it arrives in order."""
@@ -86,13 +101,13 @@ class Decode:
     ids: tuple[str, ...]
     augmentation: Augmentation | None
     seed: int
-    kept: dict[int, np.ndarray] | None = None  # pixels by row, where every epoch has the same
+    kept: Kept | None = None
 
     def __call__(self, index: tuple[int, int]) -> dict[str, Any]:
         epoch, row = index
         if row >= 0:
             try:
-                return {"pixels": self._kept_pixels(epoch, row), "row": np.int32(row), "failed": None}
+                return {"pixels": self._pixels(epoch, row), "row": np.int32(row), "failed": None}
             except (BucketError, ChangedError):  # nothing is wrong with the image
                 raise
             except DataError as error:
@@ -102,14 +117,9 @@ class Decode:
         side = self.recipe.image_size
         return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
 
-    def _kept_pixels(self, epoch: int, row: int) -> np.ndarray:
-        if self.kept is None:
-            return self._pixels(epoch, row)
-        if row not in self.kept:
-            self.kept[row] = self._pixels(epoch, row)
-        return self.kept[row]
-
     def _pixels(self, epoch: int, row: int) -> np.ndarray:
+        if self.kept is not None and row in self.kept.images:
+            return self._view(epoch, row, self.kept.images[row])
         where = self.opener.where(row)
         data, scale = self.opener.open(row), None
         with DECODED.waiting() as before:
@@ -118,9 +128,16 @@ class Decode:
             else:
                 image = open_image(data, where, before=before)
             try:
-                if self.augmentation is None:
-                    return to_pixels(image, self.recipe, scale)
-                rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
-                return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
+                same = to_pixels(image, self.recipe, scale) if self.augmentation is None else to_rgb(image)
             except DataError as error:
                 raise DataError(f"{where}: {error}; replace or remove it") from None
+            if self.kept is not None:
+                self.kept.add(row, same)
+            return self._view(epoch, row, same)
+
+    def _view(self, epoch: int, row: int, same: Any) -> np.ndarray:
+        """The epoch's pixels; `same` are the pixels, or the RGB image of which an epoch has a random view."""
+        if self.augmentation is None:
+            return same
+        rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
+        return augmented_pixels(same, self.augmentation, self.recipe.image_size, rng)

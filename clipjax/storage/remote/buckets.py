@@ -63,7 +63,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except UnicodeEncodeError:
         raise UsageError(f"the path {os.fsencode(text)!r} is not UTF-8: rename it") from None
     if not (found := _SCHEME.match(text)):
-        return Path(path)
+        return path if isinstance(path, Path) else Path(path)
     scheme, rest = found[1], text[found.end() :]
     if scheme in _LOCAL:
         return Path("/" + rest)

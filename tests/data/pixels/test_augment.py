@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -20,7 +20,8 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import Manifest, Opener, Progress
+from clipjax.data.pixels import training_batches as training_batches_module
 from clipjax.data.pixels.augment import (
     Augmentation,
     Box,
@@ -212,9 +213,9 @@ def noise_manifest(n: int) -> Manifest:
 MANIFEST = noise_manifest(11)
 
 
-def training(**options):
+def training(manifest: Manifest = MANIFEST, **options):
     return training_batches(
-        MANIFEST, RECIPE, batch_size=4, seed=7, augmentation=WIDE, captions="caption", **options
+        manifest, RECIPE, batch_size=4, seed=7, augmentation=WIDE, captions="caption", **options
     )
 
 
@@ -242,6 +243,37 @@ def test_a_view_depends_on_seed_epoch_and_image():
     assert all(pixels == expected(*place) for place, (pixels, _) in found.items())
     assert len({pixels for pixels, _ in found.values()}) == 44
     assert len({text for _, text in found.values()}) > 22
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingOpener:
+    opener: Opener
+    opened: list[int]
+
+    def open(self, i: int) -> bytes:
+        self.opened.append(i)
+        return self.opener.open(i)
+
+    def where(self, i: int) -> str:
+        return self.opener.where(i)
+
+    def select(self, rows: Sequence[int]) -> Opener:
+        return self.opener.select(rows)
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        return self.opener.content_digests(progress)
+
+
+@pytest.mark.parametrize(("room", "opened"), [(10**6, 11), (3000, 2 + 4 * 9), (0, 4 * 11)])
+def test_few_images_are_decoded_once_as_far_as_they_fit(monkeypatch, room, opened):
+    """Of 3,000 bytes the pixels take 2,673; two of the images, whose smallest has 1,020, fit."""
+    monkeypatch.setattr(training_batches_module, "_KEPT_BYTES", room)
+    opener = CountingOpener(MANIFEST.opener, [])
+    manifest = dataclasses.replace(MANIFEST, opener=opener)
+    found = seen(training(manifest, threads=1, epochs=4), 11)
+    assert len(found) == 44
+    assert all(pixels == expected(*place) for place, (pixels, _) in found.items())
+    assert len(opener.opened) == opened
 
 
 def test_processes_see_the_views_that_one_process_sees():

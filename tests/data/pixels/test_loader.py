@@ -21,9 +21,10 @@ import pytest
 from _long import mostly_long
 from etils import epath
 
+from clipjax.data.pixels import training_batches as training_batches_module
 from clipjax.data.pixels.batching import pad_rows
 from clipjax.data.pixels.loader import batches, process_rows
-from clipjax.data.pixels.training_batches import training_batches
+from clipjax.data.pixels.training_batches import training_batches, training_order
 from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.devices.sharding import batch_sharding, make_mesh, shard_batch
@@ -214,6 +215,16 @@ def test_training_reads_every_image_once_an_epoch_in_a_new_order():
     np.testing.assert_array_equal(row_of(batch["pixels"]), batch["row"])
     for it in (iterator, again, other):
         it.close()
+
+
+@pytest.mark.parametrize("few", [0, 4096])
+def test_the_order_of_few_images_is_grains(few, monkeypatch):
+    monkeypatch.setattr(training_batches_module, "_FEW", few)
+    shuffled = grain.MapDataset.range(24).seed(3).shuffle().repeat(None)
+    order = training_order(24, 3, process_index=1, process_count=2)
+    expected = [(place // 24, shuffled[place]) for place in range(1, 96, 2)]
+    assert [order[i] for i in range(48)] == expected
+    assert len(training_order(24, 3, epochs=2)) == 48
 
 
 def test_training_processes_together_read_every_image_once_an_epoch():

@@ -32,8 +32,8 @@ class FinetuningPanel(NamedTuple):
         """The model's newest row of this number with a value, or None; `rows` are the oldest first."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
-        matching = [r for r in rows if tuple(r[n] for n in names) == wanted and r["value"] is not None]
-        return matching[-1] if matching else None
+        newest = (row for row in reversed(rows) if row["model"] == model and row["value"] is not None)
+        return next((row for row in newest if tuple(row[name] for name in names) == wanted), None)
 
 
 def methods_figure(
