@@ -22,12 +22,11 @@ exclude_patterns = ["files/**"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "html_image"]
 
-# A notebook runs again when its cells change (all: rm -r build/docs/notebooks); its stderr is not shown.
+# A notebook runs again when its cells change (all: rm -r build/docs/notebooks).
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_output_stderr = "remove"
 nb_merge_streams = True
 
 autodoc_typehints = "description"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from docs.generate.parts import PARTS
 from docs.generate.python import metric_modules
 from docs.generate.stage import DOCS, MARKER, pages, place_of, stage, with_links, with_parts
 
+TOCTREE = re.compile(r"^```\{toctree\}\n(?::.*\n)*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
@@ -120,3 +122,14 @@ def test_a_page_that_is_gone_leaves_the_sources(tmp_path: Path) -> None:
     stage(tmp_path, nothing)
     assert not (tmp_path / "gone.md").exists()
     assert set(pages()) <= {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.md")}
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    """Without Sphinx, which refuses a page that no toctree names."""
+    named = {"index.md"}
+    for name, path in pages().items():
+        for block in TOCTREE.findall(path.read_text(encoding="utf-8")):
+            entries = [line.partition("<")[2].rstrip(">") or line for line in block.splitlines()]
+            wanted = {f"{(Path(name).parent / entry).as_posix()}.md" for entry in entries}
+            named |= {page for page in pages() if any(fnmatch(page, each) for each in wanted)}
+    assert set(pages()) - named == set()
