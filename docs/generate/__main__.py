@@ -20,6 +20,7 @@ def build(out: Path) -> int:
     """Build the site. Returns Sphinx's exit code."""
     from docs.generate.world import world
 
+    sources = digest()
     stage(out / "source", PARTS)
     made = out / "html" / STAMP
     made.unlink(missing_ok=True)
@@ -31,7 +32,7 @@ def build(out: Path) -> int:
     # -E reads every page anew: a page that did not change may link an anchor that is gone.
     code = main(["-b", "html", "-E", "-W", "--keep-going", "-q", "-c", here, settings, *folders])
     if code == 0:
-        made.write_text(digest(), encoding="utf-8")
+        made.write_text(sources, encoding="utf-8")
         print(f"the site: {out / 'html' / 'index.html'}")
     return code
 
