@@ -130,5 +130,17 @@ def test_a_killed_run_goes_on(world: Path, narrow_server: LlamaServer, served: R
     assert column(result, "answers") == column(served, "answers")
 
 
+@pytest.mark.long("served/test_llama_run.py::test_a_row_tells_what_the_server_is")
+def test_smollm2_is_asked(tmp_path: Path, smollm2_server: LlamaServer) -> None:
+    """A real decoder in four bits; it has learnt to answer with a letter."""
+    result = evaluated(write_world(tmp_path / "world", 3), smollm2_server.name, steps=2)
+    server = server_of(result)
+    assert (server["quantisation"], server["repeatable"]) == ("Q4_1", True)
+    assert server["facts"]["n_params"] == 134_515_008
+    rows = {row["metric"]: row for row in result.rows}
+    assert rows["unanswered@parsed"]["value"] == rows["unanswered@letter"]["value"] == 0
+    assert column(result, "choice_letter") == column(result, "choice_parsed")
+
+
 def shards(store: Path) -> list[Path]:
     return list(store.rglob("*.safetensors"))
