@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from clipjax.errors import ClipjaxError, DataError, counted, some_of
 from clipjax.progress import Bar
-from clipjax.served.identity import ServerIdentity, server_identity
+from clipjax.served.identity import ServerIdentity, told_identity
 from clipjax.served.pace import Pace
 from clipjax.served.probe import ServerProbe, check_same
 from clipjax.served.replies import AnotherModelError, Asker, ChatRequest, Reply
-from clipjax.served.retries import answered
+from clipjax.served.retries import answered, retried
 from clipjax.served.stored import StoredReplies
 from clipjax.storage.remote.web import Refused
 
@@ -139,9 +139,19 @@ class Asking:
                 raise self._stopped(outcome)
 
     def _check(self) -> None:
-        """Raises AnotherModelError unless server and model are those of the beginning."""
-        identity = server_identity(self.asker.client, self.asker.identity.model)
-        refuse_another(identity, self.asker.identity)
+        """Raises AnotherModelError unless server and model are those of the beginning.
+
+        Raises DataError if the server does not answer any more.
+        """
+        client, before = self.asker.client, self.asker.identity
+        try:
+            now = retried(lambda: told_identity(client, before.model), self.pace, self._stop)
+        except Refused as refusal:
+            raise DataError(
+                f"{before.name}: the server does not tell any more which models it has ({refusal}): mend the "
+                f"server and {AGAIN}"
+            ) from None
+        refuse_another(now, before)
         check_same(self.asker, self.pace, self.probe)
         self._unchecked.clear()
 

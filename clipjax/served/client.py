@@ -86,7 +86,10 @@ class Client:
 
     def _json(self, verb: str, path: str, body: Any, headers: Mapping[str, str]) -> Any:
         where = self.root + path if path.startswith("/") else f"{self.address}/{path}"
-        session = self._idle.pop() if self._idle else requests.Session()
+        try:
+            session = self._idle.pop()
+        except IndexError:  # others have them all
+            session = requests.Session()
         response, data = self._sent(session, verb, where, body, headers)
         self._idle.append(session)
         try:

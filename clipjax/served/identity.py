@@ -80,16 +80,19 @@ def server_identity(client: Client, model: str = "") -> ServerIdentity:
         UsageError: it has no model of that name, or several and none was named.
     """
     try:
-        listed = client.get("models")
-        entry = _entry(client, listed, model)
-        kind = _KINDS.get(str(entry.get("owned_by")), UNKNOWN)
-        found = _TOLD.get(kind, _told_nothing)(client, entry)
+        return told_identity(client, model)
     except (Refused, MayPass) as error:
         raise DataError(
             f"{client.address}: no server of OpenAI's protocol answers there ({error}): start one, or mend "
             "the address, server:http://HOST:PORT/v1#MODEL"
         ) from None
-    return found
+
+
+def told_identity(client: Client, model: str) -> ServerIdentity:
+    """As `server_identity`, but raises Refused or MayPass where no server answers."""
+    entry = _entry(client, client.get("models"), model)
+    kind = _KINDS.get(str(entry.get("owned_by")), UNKNOWN)
+    return _TOLD.get(kind, _told_nothing)(client, entry)
 
 
 def _entry(client: Client, listed: Any, model: str) -> Mapping[str, Any]:

@@ -1,12 +1,14 @@
 """What a server gives, found by asking about two drawn pictures before anything else.
 
-The same picture twice shows whether answers repeat; another one must change them. The answers to the first
-also tell a model from another one that later has its name.
+The same picture again shows whether answers repeat; the other one must change them by more than that. The
+answers to the first also tell a model from another one that later has its name.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import PIL.Image
 from clipjax.errors import DataError
 from clipjax.served.identity import text_only
 from clipjax.served.likelihood import KINDS
-from clipjax.served.pace import Pace
+from clipjax.served.pace import BUSY, Pace
 from clipjax.served.replies import AnotherModelError, Asker, ChatRequest, Reply
 from clipjax.served.retries import answered
 from clipjax.storage.remote.web import Refused
@@ -28,13 +30,21 @@ QUESTION = (
 )
 SIDE = 96  # pixels
 STEPS = 8  # most tokens of an answer
+# The picture of each request. Answers that only alternate, drift, or are other at the beginning divide
+# otherwise. A server that ignores the pictures passes by chance once in 126: C(10, 5) / 2 divisions.
+ORDER = (0, 1, 1, 0, 1, 0, 0, 1, 1, 0)
+MOST_APART = 20.0  # counts for answers that have nothing in common
 # In log-probability: quantised products and other batches move it by up to .1, another model by far more.
 DRIFT = 0.7
 
 
 @dataclass(frozen=True)
 class ServerProbe:
-    """The answers to the same question about the first picture, asked twice."""
+    """Two answers to the same question about the first picture.
+
+    Attributes:
+        again: a later answer, one that differs from `first` if any does.
+    """
 
     first: Reply
     again: Reply
@@ -46,13 +56,19 @@ class ServerProbe:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same request twice has equal answers, to the last digit."""
-        return (self.first.text, self.first.top) == (self.again.text, self.again.top)
+        """Whether the same request has equal answers, to the last digit."""
+        return _equal(self.first, self.again)
 
     @property
     def prompt_logprobs(self) -> bool:
         """Whether the server gives the log-probability of a given answer."""
         return self.first.options is not None
+
+    def lacks(self, before: ServerProbe) -> bool:
+        """Whether the server gave more before."""
+        return (before.logprobs and not self.logprobs) or (
+            before.prompt_logprobs and not self.prompt_logprobs
+        )
 
     def whole(self, replies: Sequence[Reply]) -> bool:
         """Whether answers have all the log-probabilities that the server gives."""
@@ -70,16 +86,40 @@ def picture(k: int) -> bytes:
 
 
 def probe(asker: Asker, pace: Pace) -> ServerProbe:
-    """Find out what a server gives, by three requests, or a few more where it refuses some.
+    """Find out what a server gives, by a request for each of `ORDER`, or a few more where it refuses some.
 
     Raises DataError: the model takes no pictures, or they change nothing; the server answers nothing.
     """
     first = _first(asker, pace)
-    found = ServerProbe(first, _ask(asker, pace, 0, first.top is not None))
-    other = _ask(asker, pace, 1, found.logprobs)
-    if not first.difference(other) > first.difference(found.again):
-        raise text_only(asker.identity, "as another picture does not change its answers")
-    return replace(found, first=replace(first, options=_likelihood(asker, pace)))
+    replies = [first, *(_ask(asker, pace, k, first.top is not None) for k in ORDER[1:])]
+    if not reads_pictures(replies):
+        raise text_only(
+            asker.identity, "as another picture changes its answers no more than the same one asked again"
+        )
+    again = [reply for reply, k in zip(replies, ORDER) if k == 0][1:]
+    differing = (reply for reply in again if not _equal(first, reply))
+    return ServerProbe(replace(first, options=_likelihood(asker, pace)), next(differing, again[0]))
+
+
+def reads_pictures(replies: Sequence[Reply]) -> bool:
+    """Whether the answers, to the requests of `ORDER`, differ by their pictures.
+
+    Of all divisions into two halves, that by pictures must set the answers furthest apart. Where pictures
+    change nothing, all divisions are alike, however much the same request differs.
+    """
+    pairs = list(itertools.combinations(range(len(replies)), 2))
+    apart = {(i, j): min(replies[i].difference(replies[j]), MOST_APART) for i, j in pairs}
+
+    def between(half: set[int]) -> float:
+        return math.fsum(apart[i, j] for i, j in pairs if (i in half) != (j in half))
+
+    mine = {i for i, k in enumerate(ORDER) if k == ORDER[0]}
+    others = ({0, *rest} for rest in itertools.combinations(range(1, len(ORDER)), len(mine) - 1))
+    return all(between(mine) > between(half) for half in others if half != mine)
+
+
+def _equal(one: Reply, other: Reply) -> bool:
+    return (one.text, one.top) == (other.text, other.top)
 
 
 def _likelihood(asker: Asker, pace: Pace) -> tuple[tuple[float, int], ...] | None:
@@ -89,7 +129,9 @@ def _likelihood(asker: Asker, pace: Pace) -> tuple[tuple[float, int], ...] | Non
     asked = ChatRequest(picture(0), QUESTION, 1, False, option="red")
     try:
         return answered(asker, asked, pace, threading.Event(), 2).options
-    except Refused:
+    except Refused as refusal:
+        if refusal.status in BUSY:  # says nothing of what the server has
+            raise _Unanswered(asker, refusal) from None
         return None
 
 

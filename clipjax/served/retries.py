@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from clipjax.served.pace import BUSY, FIRST_PAUSE, Pace
 from clipjax.served.replies import Asker, ChatRequest, Reply
 from clipjax.storage.remote.web import MayPass, Refused, pause_before
 
 ATTEMPTS = 6
+_Answer = TypeVar("_Answer")
 
 
 class AskingStopped(Exception):
@@ -31,13 +34,18 @@ def answered(
         AnotherModelError: see `Asker.ask`.
         AskingStopped: `stop` was set.
     """
+    return retried(lambda: asker.ask(question), pace, stop, attempts)
+
+
+def retried(ask: Callable[[], _Answer], pace: Pace, stop: threading.Event, attempts: int = 0) -> _Answer:
+    """What `ask` returns, as `answered`; it raises MayPass where another attempt may succeed."""
     attempts = attempts or ATTEMPTS
     for attempt in range(1, attempts + 1):
         if stop.wait(pace.rest):
             raise AskingStopped
         sent = time.monotonic()
         try:
-            reply = asker.ask(question)
+            answer = ask()
         except MayPass as failure:
             if failure.status in BUSY:
                 pace.busy(sent, failure.wait)
@@ -48,5 +56,5 @@ def answered(
                 raise AskingStopped from None
         else:
             pace.answered()
-            return reply
+            return answer
     raise AssertionError("unreachable")

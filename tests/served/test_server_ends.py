@@ -20,9 +20,13 @@ from _file_server import Content, FileServer
 from clipjax import cli
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.results.store import ResultStore
-from clipjax.served import retries
+from clipjax.served import asking, retries
+from clipjax.served.client import Client
+from clipjax.served.identity import ServerIdentity
+from clipjax.served.probe import ORDER
+from clipjax.storage.remote.web import MayPass
 
-N, PROBE = 12, 3  # images; requests of a probe
+N, PROBE = 12, len(ORDER)  # images; requests of a probe
 AFTER = 1  # a last request: is it the same model still?
 KEY = "sk-Zq9-very-secret"
 
@@ -207,6 +211,73 @@ def test_without_log_probabilities_their_rules_are_left_out(world: Path, how: st
     assert not [name for name in metrics if name.endswith(("@letter", "@text", "@text_per_token"))]
     assert server_of(result)["logprobs"] is False
     assert any("letter" in (row["note"] or "") for row in result.rows)  # named
+
+
+def test_a_noisy_model_of_texts_alone_is_refused(world: Path) -> None:
+    with (
+        FakeServer("vllm", Served(vision="ignores", noise=0.1)) as server,
+        pytest.raises(DataError, match="no more than the same one asked again"),
+    ):
+        evaluated(world, server.name)
+
+
+def test_answers_with_and_without_log_probabilities_are_not_mixed(world: Path) -> None:
+    with FakeServer("sglang", faults=[None] * (PROBE + 3), always=Fault(500)) as server:
+        with pytest.raises(DataError, match="5 images in a row"):
+            evaluated(world, server.name)
+        server.always, server.served = None, Served(logprobs="absent")
+        with pytest.raises(
+            DataError, match="log-probabilities that the server does not give any more"
+        ) as error:
+            evaluated(world, server.name)
+        one_sentence(error)
+        assert no_rows(world)
+
+
+def test_log_probabilities_that_a_server_gives_later_are_in_its_row(world: Path) -> None:
+    with FakeServer(
+        "sglang", Served(logprobs="absent"), faults=[None] * (PROBE + 3), always=Fault(500)
+    ) as server:
+        with pytest.raises(DataError, match="5 images in a row"):
+            evaluated(world, server.name)
+        server.always, server.served = None, Served()
+        assert server_of(evaluated(world, server.name))["logprobs"] is True
+        again = evaluated(world, server.name)
+        assert again.stats.forward_passes == 0
+        assert server_of(again)["logprobs"] is True
+
+
+def test_a_server_too_busy_to_tell_its_models_is_asked_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the check of the end."""
+    told, failures = asking.told_identity, [MayPass("HTTP 503", status=503)]
+
+    def busy_once(client: Client, model: str) -> ServerIdentity:
+        if failures:
+            raise failures.pop()
+        return told(client, model)
+
+    monkeypatch.setattr(asking, "told_identity", busy_once)
+    with FakeServer("sglang") as server:
+        assert len(evaluated(world, server.name).images) == N
+    assert not failures
+
+
+def test_other_options_under_one_question_are_other_requests(world: Path) -> None:
+    """The question does not list them; a server gives their likelihoods."""
+    card = world / "patches.toml"
+    card.write_text(card.read_text().replace("\\n{options}\\n", " "))
+    with FakeServer("vllm") as server:
+        assert evaluated(world, server.name).stats.forward_passes > 0
+        names = world / "data" / "images.csv"
+        head, *lines = names.read_text().splitlines()
+        turned = [
+            ",".join([*each.split(",")[:2], *reversed(each.split(",")[2:6]), each.split(",")[6]])
+            for each in lines
+        ]
+        names.write_text("\n".join([head, *turned]) + "\n")
+        assert evaluated(world, server.name).stats.forward_passes > 0
 
 
 def test_noise_is_recorded(world: Path) -> None:

@@ -13,8 +13,9 @@ from _fake_server import BROKEN, CUT, DROP, NO_CHOICES, PAGE, FakeServer, Fault
 
 from clipjax.evaluation.rows import Result
 from clipjax.served import retries
+from clipjax.served.probe import ORDER
 
-N, PROBE = 8, 3  # images; requests of a probe
+N, PROBE = 8, len(ORDER)  # images; requests of a probe
 BIASED = Served(bias={"A": 1.0, "B": 0.5})
 
 

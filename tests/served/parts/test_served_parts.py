@@ -15,9 +15,9 @@ from clipjax.served.client import Client
 from clipjax.served.identity import ServerIdentity
 from clipjax.served.letters import letters_of
 from clipjax.served.pace import Pace
-from clipjax.served.probe import ServerProbe, picture, refuse_other
+from clipjax.served.probe import ORDER, ServerProbe, picture, reads_pictures, refuse_other
 from clipjax.served.replies import AnotherModelError, Reply, sampling_of
-from clipjax.storage.remote.web import pause_before
+from clipjax.storage.remote.web import MayPass, pause_before
 
 SECRET = "sk-very-secret"
 
@@ -143,6 +143,60 @@ def test_rounding_is_no_other_model_but_other_numbers_are() -> None:
     refuse_other(Reply("other", None), before)  # a text alone may differ by one rounded bit
     assert ServerProbe(before, before).repeatable
     assert not ServerProbe(before, Reply("A", (("A", -0.5000001),))).repeatable
+
+
+def letters(a: float, text: str = "A") -> Reply:
+    return Reply(text, (("A", a), ("B", -1.5)))
+
+
+def test_noise_alone_is_no_reading_of_pictures() -> None:
+    """A server of texts alone whose answers vary passes about once in 126."""
+    rng = np.random.default_rng(0)
+    passed = sum(reads_pictures([letters(x) for x in rng.normal(-1, 0.1, len(ORDER))]) for _ in range(500))
+    assert passed <= 12  # 4 expected
+    passed = sum(
+        reads_pictures([Reply(str(x), None) for x in rng.integers(0, 2, len(ORDER))]) for _ in range(500)
+    )
+    assert passed <= 12
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [-1.0] * 10,
+        [-0.5] + [-1.0] * 9,  # a cold start
+        [-1.0, -1.1] * 5,  # two machines in turn
+        list(np.linspace(-0.5, -1.4, 10)),
+    ],
+)
+def test_what_the_order_of_requests_changes_is_no_reading_of_pictures(values: list[float]) -> None:
+    assert not reads_pictures([letters(x) for x in values])
+
+
+def test_pictures_are_read_also_with_noise() -> None:
+    rng = np.random.default_rng(0)
+    assert reads_pictures([letters(-0.5 - 1e-4 * k) for k in ORDER])
+    for _ in range(200):
+        noise = rng.normal(0, 0.1, len(ORDER))
+        assert reads_pictures([letters(-1.5 + k + x) for k, x in zip(ORDER, noise)])
+    texts = ["red" if k == 0 else "blue" for k in ORDER]
+    assert reads_pictures([Reply(text, None) for text in texts])
+    texts[3] = "red."  # one answer in other words
+    assert reads_pictures([Reply(text, None) for text in texts])
+    assert reads_pictures([Reply("", ((f"token {k}", -0.1),)) for k in ORDER])  # nothing in common
+
+
+def test_threads_share_connections_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread takes the last one between a look and a grip."""
+
+    class Taken(list):  # type: ignore[type-arg]
+        def __bool__(self) -> bool:
+            return True
+
+    client = Client("http://127.0.0.1:9/v1")
+    monkeypatch.setattr(client, "_idle", Taken())
+    with pytest.raises(MayPass):
+        client.get("models")
 
 
 def test_the_drawn_pictures_differ_and_are_always_the_same() -> None:

@@ -160,6 +160,13 @@ class ServedSubject(Subject):
                 f"{self.model.card.id}: the stored answers are by another model of this name ({error}): "
                 "serve that one again, or begin anew in another folder (--store)"
             ) from None
+        if found.lacks(known):  # some images would be unanswered by a rule that others have
+            raise DataError(
+                f"{self.model.card.id}: the stored answers have log-probabilities that the server does not "
+                "give any more: serve it as before, or begin anew in another folder (--store)"
+            )
+        if known.lacks(found):  # all images are asked about again
+            stored.keep_probe(found)
 
     def _picture(self, row: int) -> bytes:
         manifest = self.data.manifest
@@ -173,6 +180,7 @@ class ServedSubject(Subject):
             "data": data.manifest.images_digest,
             "pixels": data.pixels.key(),
             "prompts": sha256_json(self.texts),
+            "options": sha256_json(self.questions.options),
             "steps": self.steps,
             "server": self.model.identity.record(),
             "sampling": self._sampling(),
