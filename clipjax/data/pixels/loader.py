@@ -86,7 +86,9 @@ class Kept:
     images: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def add(self, row: int, image: np.ndarray | PIL.Image.Image) -> None:
-        size = image.nbytes if isinstance(image, np.ndarray) else 3 * image.width * image.height
+        size = (
+            image.nbytes if isinstance(image, np.ndarray) else 4 * image.width * image.height
+        )  # as Pillow has it
         if size <= self.room:
             self.room -= size
             self.images[row] = image

@@ -266,7 +266,7 @@ class CountingOpener:
 
 @pytest.mark.parametrize(("room", "opened"), [(10**6, 11), (3000, 2 + 4 * 9), (0, 4 * 11)])
 def test_few_images_are_decoded_once_as_far_as_they_fit(monkeypatch, room, opened):
-    """Of 3,000 bytes the pixels take 2,673; two of the images, whose smallest has 1,020, fit."""
+    """Of 3,000 bytes the pixels take 2,673; two of the images, whose smallest takes 1,360, fit."""
     monkeypatch.setattr(training_batches_module, "_KEPT_BYTES", room)
     opener = CountingOpener(MANIFEST.opener, [])
     manifest = dataclasses.replace(MANIFEST, opener=opener)
