@@ -34,8 +34,8 @@ def as_model(found: FoundCheckpoint, like: Model, folder: Path) -> Path:
     Raises:
         DataError: the checkpoint is damaged, has changed meanwhile, or is of another architecture.
     """
-    version = found.version
     try:
+        version = found.version
         if found.kind == OPEN_CLIP:
             _check_zip(found.path)
             model = load_model(found.path, card=like.card)

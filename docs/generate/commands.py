@@ -36,7 +36,7 @@ def _below(path: str, command: Any) -> Iterator[tuple[str, Any]]:
 def _command(path: str, command: Any) -> list[str]:
     usage = [
         path,
-        *(each.make_metavar(None) if False else _argument(each) for each in _arguments(command)),
+        *(_argument(each) for each in _arguments(command)),
         "[OPTIONS]",
     ]
     return [
