@@ -9,7 +9,8 @@ from _compared import ids, write
 from clipjax.errors import DataError, UsageError
 from clipjax.gates.conditions import read_condition
 from clipjax.gates.history import Measured
-from clipjax.gates.judge import measure, verdict_of
+from clipjax.gates.judge import decided, measure, verdict_of
+from clipjax.metrics.uncertainty.margins import MarginTest
 from clipjax.results.store import ResultStore
 from clipjax.tasks.task import Measure
 
@@ -43,6 +44,12 @@ def test_a_model_that_is_not_worse_passes(tmp_path):
     assert (found.gained, found.lost, found.n) == (100, 95, 5000)
     assert found.lower > -0.01
     assert found.power > 0.9
+
+
+def test_a_limit_at_the_margin_shows_nothing():
+    test, aim = MarginTest(5000, -0.01, 0.025), read_condition("not_worse(top1, 0.01)").aim
+    assert decided(test, (-0.01, 0.02), 0.04, aim)[0] != "pass"
+    assert decided(test, (-0.0099, 0.02), 0.04, aim)[0] == "pass"
 
 
 def test_a_worse_one_fails(tmp_path):

@@ -95,6 +95,15 @@ def test_the_answer_to_another_request_is_no_answer(world: Path, clean: Result) 
         assert len(server.chats) == PROBE + 1 + N + 1 + 3
 
 
+def test_an_answer_that_was_there_before_is_no_answer(world: Path, clean: Result) -> None:
+    """One chat at a time; the answer's own id tells, as the server repeats no request's."""
+    served = dataclasses.replace(BIASED, slots=1)
+    again = [Fault(of_last=True), None] * 3
+    with FakeServer("llama.cpp", served, faults=[*[None] * PROBE, *again]) as server:
+        assert told(evaluated(world, server.name)) == told(clean)
+        assert len(server.chats) == PROBE + N + 1 + 3
+
+
 def test_the_servers_own_wait_is_kept(world: Path) -> None:
     faults = [None] * PROBE + [Fault(429, retry_after="1")]
     with FakeServer("sglang", BIASED, faults=faults) as server:
