@@ -133,8 +133,10 @@ def ways_of(row: Row) -> dict[str, str]:
 
 
 def how(row: Row) -> dict[str, str]:
+    """`ways_of`, the precision and the sample; a row whose precision clipjax does not decide has none."""
     sample = canonical_json([row["sample"], row["convention"].get("id_sample")])
-    return ways_of(row) | {"precision": str(row["precision"]), "sample": sample}
+    precision = {} if row["precision"] is None else {"precision": row["precision"]}
+    return ways_of(row) | precision | {"sample": sample}
 
 
 def _with_convention(row: Row) -> Key:

@@ -130,12 +130,12 @@ def _counts(store: ResultStore, rows: list[Row]) -> bool:
 
 
 def _chosen(runs: Sequence[_Run], choice: RunFilter) -> list[_Run]:
-    """Prompts do not apply to a run without a prompt set."""
+    """Prompts do not apply to a run without a prompt set, nor a precision to one of a server."""
     return [
         run
         for run in runs
         if (choice.prompts in (None, run.row["convention"].get("prompts")) or run.own_prompts)
-        and choice.precision in (None, run.row["precision"])
+        and (choice.precision in (None, run.row["precision"]) or run.row["precision"] is None)
         and choice.labels in (None, run.row["convention"].get("label_space"))
     ]
 
@@ -156,6 +156,8 @@ def _alike(a: _Run, b: _Run, key: Callable[[_Run], dict[str, Any]]) -> bool:
         one, other = ({**each, "prompts": None, "projection": None} for each in (one, other))
     if "fit" not in one.keys() & other.keys():  # what one of them fitted changes no number of both
         one, other = ({**each, "fit": None} for each in (one, other))
+    if "precision" not in one.keys() & other.keys():  # a server decides its own
+        one, other = ({**each, "precision": None} for each in (one, other))
     return one == other
 
 
