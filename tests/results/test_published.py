@@ -152,7 +152,7 @@ def test_importing_again_replaces(tmp_path: Path) -> None:
         path = open_clip_table(tmp_path, f"ViT-B-16,dfn2b,{accuracy}")
         done = CliRunner().invoke(app, [*command, str(path)])
         assert done.exit_code == 0, done.output
-        assert "6 numbers of 1 models, 1 of them registered" in done.output
+        assert "6 numbers of 1 model, 1 of them registered" in done.output
     rows = ResultStore(tmp_path / "results").rows()
     assert [row["value"] for row in rows] == [0.76] * len(COLUMNS)
     shown = CliRunner().invoke(app, ["results", "list", str(tmp_path / "results")])

@@ -51,7 +51,8 @@ def two_numbers(
     if scale is not None:
         check_scale(scale)
     terms = [_term(index, text, task) for text in (x, y)]
-    rows = [row for term in terms for some in index.of(term).values() for row in some]
+    cells = [index.of(term) for term in terms]
+    rows = [row for by_model in cells for some in by_model.values() for row in some]
     measured = [row["value"] for row in rows if row["task"] != COST and row["value"] is not None]
     fractions = all(0 <= value <= 1 for value in measured)
     looks = {"scale": scale or ("probit" if fractions else "linear"), "unit": "%" if fractions else ""}
@@ -61,7 +62,8 @@ def two_numbers(
     record = {"title": f"{y} against {x}", "kind": "scatter", "groups": "paper", "fits": fits}
     panel = {"title": f"{terms[1].dataset} against {terms[0].dataset}", **axes}
     spec = spec_from({**record, "panels": [panel]}, Path(f"{name}.toml"))
-    facts = [row["model_facts"] for row in rows]
+    both = set(cells[0]) & set(cells[1])
+    facts = [row["model_facts"] for model in both for row in cells[0][model]]
     there = [group for group in (*spec.groups, _OTHERS) if any(map(group.has, facts))]
     return replace(spec, groups=tuple(there))
 

@@ -46,7 +46,8 @@ def first_axes(
 ) -> tuple[int, int] | None:
     """The columns of the first axes: one metric, at least one model in common. None without such a pair.
 
-    Across: a whole held-out set, else the whole set with most models. Up: another set, or else a part of it.
+    Across: a whole held-out set, else any whole set. Up: another set, or else a part of it. Of such pairs
+    it is the one with most models in common.
 
     Args:
         columns: as in `report_data`.
@@ -67,11 +68,13 @@ def _pair(
         for k, column in enumerate(columns)
         if column["metric"] == metric and column["dataset"] not in sets.training and measured[k]
     ]
-    whole = [k for k in of_metric if columns[k]["slice"] is None]
-    for x in sorted(whole, key=lambda k: (columns[k]["dataset"] not in sets.held_out, -len(measured[k]))):
-        if found := list(_shifted(x, of_metric, columns, measured)):
-            return x, min(found)[-1]
-    return None
+    pairs = [
+        (columns[x]["dataset"] not in sets.held_out, *order, -len(measured[x]), x, y)
+        for x in of_metric
+        if columns[x]["slice"] is None
+        for *order, y in _shifted(x, of_metric, columns, measured)
+    ]
+    return min(pairs)[-2:] if pairs else None
 
 
 def _shifted(
@@ -85,4 +88,4 @@ def _shifted(
         if not shared or (same_set and (up["slice"] is None or not same_task)):
             continue
         part = up["slice"] is not None
-        yield same_set, not same_task, part, up["ways"] != across["ways"], -shared, not up["headline"], y
+        yield same_set, not same_task, part, -shared, up["ways"] != across["ways"], not up["headline"], y

@@ -41,6 +41,9 @@ const nameOf = (column) => {
   return [metric, dataset, more].filter(Boolean).join(" · ");
 };
 
+/** "1 model", "3 models". */
+const counted = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
 /** A number as tables show it: three decimals, fewer for large ones. */
 function short(value) {
   if (value === null || value === undefined) return "–";

@@ -51,7 +51,7 @@ function drawAll() {
   drawTable();
   drawPlot();
   const models = chosen().length;
-  find("count").textContent = models === MODELS ? `${MODELS} models` : `${models} of ${MODELS} models`;
+  find("count").textContent = (models === MODELS ? "" : `${models} of `) + counted(MODELS, "model");
 }
 
 function startFilters() {

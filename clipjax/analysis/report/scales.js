@@ -73,18 +73,30 @@ function scaleFor(values, wanted) {
 
 const FRACTIONS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999];
 
-/** The ticks of an axis between two values. */
-function ticks(low, high, scale) {
+const [FEWEST, MOST] = [5, 7]; // ticks of an axis
+const STEPS_OF_TICKS = [1, 2, 5, 2.5, 4, 3, 6, 8, 1.5]; // plain ones first; with any power of ten
+
+/** The ticks of an axis between two values, as [value, pixel] at least `gap` pixels apart. */
+function ticks(low, high, scale, pixel, gap) {
   const decades = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((m) => m * 10 ** (k - 6))).flat();
   const listed = { probit: FRACTIONS, logit: FRACTIONS, log: decades, linear: [] }[scale];
-  const found = listed.filter((value) => value >= low && value <= high);
-  if (found.length >= 4) return found;
-  const rough = (high - low) / 5 || 1;
-  const unit = 10 ** Math.floor(Math.log10(rough));
-  const step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough);
-  const count = Math.floor((high - low) / step) + 2;
-  const even = Array.from({ length: count }, (_, k) => (Math.ceil(low / step) + k) * step);
-  return even.map((value) => Number(value.toPrecision(12))).filter((value) => value <= high);
+  const [found, even] = [listed.filter((value) => value >= low && value <= high), evenTicks(low, high)].map((values) => {
+    let last = -Infinity;
+    const placed = values.map((value) => [value, pixel(transform(value, scale))]);
+    return placed.filter(([, spot]) => Math.abs(spot - last) >= gap && ((last = spot), true));
+  });
+  return found.length >= FEWEST || found.length > even.length ? found : even;
+}
+
+/** Ticks at equal distances by the plainest step; as _even in clipjax/analysis/figures/panels/axes.py. */
+function evenTicks(low, high) {
+  const unit = 10 ** Math.floor(Math.log10((high - low) / (MOST + 1)));
+  for (const step of STEPS_OF_TICKS.flatMap((plain) => [10 * plain * unit, plain * unit])) {
+    const first = Math.ceil(low / step - 1e-9);
+    const count = Math.floor(high / step + 1e-9) - first + 1;
+    if (count >= FEWEST && count <= MOST) return Array.from({ length: count }, (_, k) => Number(((first + k) * step).toPrecision(12)));
+  }
+  return [];
 }
 
 const NORMAL_MAD = 0.6744897501960817;

@@ -29,10 +29,8 @@ function axis(column, scale, from, to) {
   const room = 0.06 * (high - low) || 0.1;
   const pixel = (spot) => from + ((spot - low + room) / (high - low + 2 * room)) * (to - from);
   const gap = Math.abs(to - from) > 700 ? 60 : 44;
-  let last = -Infinity;
-  const marks = (values.length ? ticks(...[low, high].map((spot) => backward(spot, scale)), scale) : [])
-    .map((value) => [value, pixel(transform(value, scale))])
-    .filter(([, spot]) => Math.abs(spot - last) >= (from > to ? 24 : gap) && ((last = spot), true));
+  const limits = [low - room, high + room].map((spot) => backward(spot, scale));
+  const marks = values.length ? ticks(...limits, scale, pixel, from > to ? 24 : gap) : [];
   return { pixel, marks, bars, low: low - room, high: high + room };
 }
 
@@ -201,24 +199,24 @@ function listTrends(lines, scales) {
 
 function describe(columns, scales) {
   const [x, y] = columns.map(nameOf);
-  find("plot").setAttribute("aria-label", `Scatter plot of ${y} against ${x}, ${drawnPoints.length} models`);
+  find("plot").setAttribute("aria-label", `Scatter plot of ${y} against ${x}, ${counted(drawnPoints.length, "model")}`);
   const why = columns.map((column, k) => {
     const wanted = wantedScales()[k];
     return scales[k] === wanted ? "" : ` No ${wanted} scale for ${titleOf(column).metric}: its values are not ${wanted === "log" ? "positive" : "fractions"}.`;
   });
   const stated = drawnPoints.some(({ model }) => isStated(model)) ? ` A ring: ${STATED}.` : "";
   const cut = state.bars && find("plot").querySelector(".cut") ? " An arrow: an interval that the scale cuts, at 0 or 1." : "";
-  find("plot-note").textContent = `${drawnPoints.length} models have both numbers.${[...new Set(why)].join("")}${stated}${cut}`;
+  find("plot-note").textContent = `${counted(drawnPoints.length, "model")} ${drawnPoints.length === 1 ? "has" : "have"} both numbers.${[...new Set(why)].join("")}${stated}${cut}`;
 }
 
 function drawLegend() {
   const members = chosen();
   const count = (group) => members.filter((model) => groupOf(model) === group).length;
-  const groups = [...scheme().groups.keys(), ...(scheme().of.includes(-1) ? [-1] : [])];
+  const groups = [...scheme().groups.keys(), -1].filter((group) => scheme().of.includes(group));
   const buttons = groups.map((group) => {
     const number = count(group);
     const pressed = !state.hidden.has(group);
-    const attributes = { type: "button", "data-group": group, "aria-pressed": String(pressed), disabled: !scheme().of.includes(group) };
+    const attributes = { type: "button", "data-group": group, "aria-pressed": String(pressed) };
     return make("button", attributes, glyph(groupAt(group)), make("span", {}, groupAt(group).title), make("small", {}, number));
   });
   find("legend").replaceChildren(...buttons);

@@ -97,7 +97,7 @@ function drawTable() {
   table.querySelector("td[data-cell]")?.setAttribute("tabindex", 0);
   const left = models.length - lines.length;
   find("more").hidden = left <= 0;
-  find("more").textContent = `Show the other ${left} models`;
+  find("more").textContent = `Show the other ${counted(left, "model")}`;
   saveView();
 }
 

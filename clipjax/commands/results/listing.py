@@ -13,7 +13,7 @@ import typer
 from clipjax.commands.shared.options import LinesOption, MetricOption, OutFileOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_form, opened, selected
-from clipjax.errors import UsageError
+from clipjax.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from clipjax.results.row import Row
@@ -124,7 +124,7 @@ def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row])
     if more := len(whole) - len(shown):
         say(f"not shown: {more} more rows (--limit 0 shows all; --model, --dataset, ... some)", err=True)
     if parts := len(rows) - len(whole):
-        say(f"not shown: {parts} rows of parts of data sets (--slices)", err=True)
+        say(f"not shown: {counted(parts, 'row')} of parts of data sets (--slices)", err=True)
 
 
 @dataclass(frozen=True, kw_only=True)

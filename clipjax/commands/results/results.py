@@ -24,7 +24,7 @@ from clipjax.commands.shared.options import ResultsOptions, RunArgument
 from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import opened, run_in
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, counted
 
 
 def register(root: typer.Typer) -> None:
@@ -58,7 +58,7 @@ def merge(
 
     for folder in folders:
         opened(folder)
-    say(f"{out}: {merge_results(folders, out)} runs added")
+    say(f"{out}: {counted(merge_results(folders, out), 'run')} added")
 
 
 def import_published(
@@ -120,7 +120,8 @@ def import_published(
         raise DataError(f"no model of {source}'s in {', '.join(map(str, files))} is registered")
     path = ResultStore(out).add(published_rows(found))
     models = {number.score.model: number.facts is None for number in found}
-    say(f"{path}: {len(found)} numbers of {len(models)} models, {sum(models.values())} of them registered")
+    numbers, of = counted(len(found), "number"), counted(len(models), "model")
+    say(f"{path}: {numbers} of {of}, {sum(models.values())} of them registered")
 
 
 def _downloaded(source: str, accept: bool) -> Path:

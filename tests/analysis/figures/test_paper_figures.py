@@ -90,7 +90,7 @@ def row_value(index: RowIndex, axis: Any, label: str) -> float:
 
 
 def coordinate(value: Any, scale: str) -> Any:
-    return {"probit": ndtri, "logit": logit, "linear": np.asarray}[scale](value)
+    return {"probit": ndtri, "logit": logit, "log": np.log, "linear": np.asarray}[scale](value)
 
 
 # ------------------------------------------------------------------------------------ points and lines
@@ -337,9 +337,10 @@ def test_names_must_be_as_many_as_points(small, tmp_path):
 @pytest.mark.parametrize(
     ("low", "high", "scale", "expected"),
     [
-        (0.2, 0.95, "probit", [0.2, 0.4, 0.6, 0.8, 0.9, 0.95]),
-        (0.001, 0.5, "logit", [0.001, 0.01, 0.1, 0.5]),
-        (0.0, 0.3, "linear", [0.0, 0.1, 0.2, 0.3]),
+        (0.2, 0.95, "probit", [0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95]),
+        (0.001, 0.5, "logit", [0.001, 0.01, 0.05, 0.2, 0.4]),
+        (0.0, 0.3, "linear", [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]),
+        (0.0, 1.0, "linear", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
     ],
 )
 def test_ticks_are_numbers_that_people_read(low, high, scale, expected):
@@ -349,11 +350,22 @@ def test_ticks_are_numbers_that_people_read(low, high, scale, expected):
     np.testing.assert_allclose(found, expected)
 
 
-@pytest.mark.parametrize("scale", ["probit", "logit", "linear"])
-@pytest.mark.parametrize(("low", "high"), [(0.02, 0.98), (0.6, 0.9), (0.7, 0.72), (0.0005, 0.01)])
-def test_every_axis_has_ticks_that_do_not_touch(low, high, scale):
+RANGES = [
+    (0.02, 0.98),
+    (0.6, 0.9),
+    (0.7, 0.72),
+    (0.0005, 0.01),
+    (0.94, 0.999),
+    (0.02, 0.15),
+    (0.9417, 0.9991),
+]
+
+
+@pytest.mark.parametrize("scale", ["probit", "logit", "log", "linear"])
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_every_axis_has_five_ticks_or_more_that_do_not_touch(low, high, scale):
     found = ticks(low, high, scale)
-    assert 2 <= len(found) <= 9
+    assert 5 <= len(found) <= 9
     gaps = np.diff(coordinate(found, scale)) / np.ptp(coordinate([low, high], scale))
     assert gaps.min() >= 0.1
 

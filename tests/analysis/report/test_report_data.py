@@ -248,6 +248,13 @@ def test_the_first_axes_are_held_out_accuracy_and_the_same_under_a_shift() -> No
         (several, [{0, 1}, {0, 1}, {2}, {0}, {0}], (3, 4)),  # with a model in common: a part of the set
         (several, [{0, 1}, {1}, set(), {0}, set()], (0, 1)),
         ([v2, column("zeroshot", "sketch", "top1")], [{0}, {0, 1}], (1, 0)),  # none held out: most models
+        (
+            [val, column("zeroshot", "imagenet_val", "top1"), v2],
+            [{0, 1, 2}, {3, 4}, {2, 3, 4}],
+            (1, 2),
+        ),  # in common
+        ([v2, val, column("zeroshot", "sketch", "top1")], [{0, 1}, {0}, {0, 1}], (1, 0)),  # held out first
+        ([val, {**v2, "ways": [["prompts", "p"]]}, {**v2, "ways": []}], [{0, 1}, {0, 1}, {0}], (0, 1)),
         ([val, column("zeroshot", "demo_train", "top1")], [{0}, {0}], None),  # of training images
         ([val, column(*ece)], [{0}, {0}], None),  # two metrics
         ([val, {**val, "ways": [["prompts", "p"]]}], [{0}, {0}], None),  # one number, measured twice

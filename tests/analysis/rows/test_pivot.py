@@ -95,6 +95,12 @@ def test_two_numbers_against_each_other(tmp_path):
     index = RowIndex([*rows(), row(new_run_id(), model="b*", dataset="r", value=0.25, recipe_hash="f" * 64)])
     spec = two_numbers(index, "val/top1", "r/top1", name="mine")
     assert [group.key for group in spec.groups] == ["others"]
+    wit: Any = {"group": "clip", "fine_tune": "none", "train_source": "WIT"}
+    half = RowIndex(
+        [*index, row(new_run_id(), model="wit", dataset="val", recipe_hash="e" * 64, model_facts=wit)]
+    )
+    alone = two_numbers(half, "val/top1", "r/top1", name="mine")
+    assert [group.key for group in alone.groups] == ["others"]  # none without a model in the legend
     assert {axis.scale for axis in spec.panels[0].axes} == {"probit"}
     bare = draw_two(index, "val/top1", "r/top1", tmp_path / "bare", formats=("svg",))
     done = draw_two(index, "val/top1", "r/top1", tmp_path / "mine", names=True, formats=("svg", "csv"))
