@@ -82,6 +82,8 @@ def server_identity(client: Client, model: str = "") -> ServerIdentity:
     try:
         return told_identity(client, model)
     except (Refused, MayPass) as error:
+        if error.status in (401, 403):
+            raise DataError(f"{client.address} does not tell which models it has: {error}") from None
         raise DataError(
             f"{client.address}: no server of OpenAI's protocol answers there ({error}): start one, or mend "
             "the address, server:http://HOST:PORT/v1#MODEL"

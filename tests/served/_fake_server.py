@@ -18,7 +18,7 @@ from typing import Any
 
 from _fake_model import KINDS, Chat, FakeModel, Served, chat_of, prompt_of
 
-CHATS = "/v1/chat/completions"
+CHATS, LIST = "/v1/chat/completions", "/v1/models"
 MESSAGES = {429: "Rate limit reached for requests", 500: "Internal server error", 503: "Loading model"}
 
 
@@ -64,6 +64,7 @@ class FakeServer:
         spoils: a chat -> its fault, or None; it goes before the others.
         capacity: chats at once; more than these get `busy`.
         later: number of a chat -> what is served from then on.
+        listing: for each request for the list of models the fault of its answer, None for none.
         key: requests without "Authorization: Bearer KEY" get 401, with the wrong key in the message.
         delay: seconds before each answer.
 
@@ -87,6 +88,7 @@ class FakeServer:
         capacity: int | None = None,
         busy: Fault | None = None,
         later: Mapping[int, Served] | None = None,
+        listing: Iterable[Fault | None] = (),
         key: str | None = None,
         delay: float = 0.0,
     ) -> None:
@@ -94,7 +96,7 @@ class FakeServer:
         self.kind, self.served, self.later = kind, served or Served(), dict(later or {})
         self.faults, self.always, self.spoils = list(faults), always, spoils
         self.capacity, self.busy = capacity, busy or Fault(429)
-        self.key, self.delay = key, delay
+        self.listing, self.key, self.delay = list(listing), key, delay
         self.chats: list[Chat] = []
         self.answered: list[int] = []
         self.others: list[str] = []
@@ -210,7 +212,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             owner.others.append(path)
             about = owner.model.about(path)
-            if about is None:
+            fault = owner.listing.pop(0) if path == LIST and owner.listing else None
+            if fault is not None:
+                self._error(fault.status, MESSAGES[fault.status], {"Retry-After": fault.retry_after})
+            elif about is None:
                 self._error(404, "Not Found")
             else:
                 self._send(200, json.dumps(about).encode())

@@ -148,6 +148,20 @@ def test_another_model_half_way_ends_the_run(world: Path) -> None:
     assert result.images.column("answers").to_pylist() == alone.images.column("answers").to_pylist()
 
 
+def test_a_busy_moment_while_the_server_is_checked_ends_no_run(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request for the list is that of the beginning, the next one that of the end."""
+    monkeypatch.setattr(retries, "ATTEMPTS", 4)
+    with FakeServer("sglang", listing=[None, Fault(503), Fault(429), Fault(500)]) as server:
+        assert len(evaluated(world, server.name).images) == N
+        assert server.listing == []
+    with FakeServer("sglang", listing=[None, *[Fault(503)] * 4]) as server:
+        with pytest.raises(DataError, match="503"):
+            evaluated(world, server.name, store="another")
+        assert server.listing == []
+
+
 @pytest.mark.parametrize(
     ("kind", "changed"),
     [
@@ -332,6 +346,7 @@ def test_a_wrong_key_is_refused_in_one_sentence_without_it(
             evaluated(world, server.name)
         text = one_sentence(error)
         assert KEY not in text
+        assert "mend the address" not in text  # it is right
         assert server.chats == []
 
 
