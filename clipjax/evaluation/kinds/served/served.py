@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,10 @@ from clipjax.evaluation.run_data import annotations_of, image_data, questions_ab
 from clipjax.evaluation.subject import ImageData, NotApplicableError, Subject, images_in_words
 from clipjax.progress import progress_bar, skip
 from clipjax.served.asking import Asking, QuestionTexts
+from clipjax.served.identity import NOT_PROVEN
 from clipjax.served.letters import letters_of
 from clipjax.served.pace import MOST, Pace
-from clipjax.served.probe import ServerProbe, probe, refuse_other
+from clipjax.served.probe import ServerProbe, check_same, probe, refuse_other
 from clipjax.served.replies import AnotherModelError, Asker, Reply, sampling_of
 from clipjax.served.stored import StoredReplies
 from clipjax.storage.digests import sha256_json
@@ -133,10 +135,12 @@ class ServedSubject(Subject):
     def _asked(self, stored: StoredReplies, compute: Compute) -> int:
         """Ask what is not stored; returns the number of requests that were answered."""
         model, known = self.model, stored.probe
+        asker, pace = Asker(model.client, model.identity), Pace(model.identity.slots or MOST)
         if known is not None and not stored.missing(known):
+            if model.identity.proven == NOT_PROVEN:  # another model may have its name by now
+                self._refuse_others(lambda: check_same(asker, pace, known))
             model.found = known
             return 0
-        asker, pace = Asker(model.client, model.identity), Pace(model.identity.slots or MOST)
         found = probe(asker, pace)
         model.found = found
         self._keep_probe(stored, found, known)
@@ -153,13 +157,7 @@ class ServedSubject(Subject):
         if known is None:
             stored.keep_probe(found)
             return
-        try:
-            refuse_other(found.first, known.first)
-        except AnotherModelError as error:
-            raise DataError(
-                f"{self.model.card.id}: the stored answers are by another model of this name ({error}): "
-                "serve that one again, or begin anew in another folder (--store)"
-            ) from None
+        self._refuse_others(lambda: refuse_other(found.first, known.first))
         if found.lacks(known):  # some images would be unanswered by a rule that others have
             raise DataError(
                 f"{self.model.card.id}: the stored answers have log-probabilities that the server does not "
@@ -167,6 +165,16 @@ class ServedSubject(Subject):
             )
         if known.lacks(found):  # all images are asked about again
             stored.keep_probe(found)
+
+    def _refuse_others(self, check: Callable[[], None]) -> None:
+        """Raises DataError where `check` finds that another model gave the stored answers."""
+        try:
+            check()
+        except AnotherModelError as error:
+            raise DataError(
+                f"{self.model.card.id}: the stored answers are by another model of this name ({error}): "
+                "serve that one again, or begin anew in another folder (--store)"
+            ) from None
 
     def _picture(self, row: int) -> bytes:
         manifest = self.data.manifest
