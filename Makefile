@@ -75,7 +75,8 @@ $(VENV)/bin/python:
 	  { echo "clipjax needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+# `clipjax/__init__.py` has the version, which an installation records.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml clipjax/__init__.py
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

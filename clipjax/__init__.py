@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipjax.evaluation.own_model import wrap as wrap
     from clipjax.results.frame import load_results as load_results
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "LanguageModel": "clipjax.checkpoints.language",

@@ -179,7 +179,7 @@ def test_what_a_server_tells_keeps_answers_apart(world: Path, kind: str, changed
     with FakeServer(kind) as server:
         assert evaluated(world, server.name).stats.forward_passes == N
         assert evaluated(world, server.name).stats.forward_passes == 0
-        # Where the weights are not known, a question about a drawn picture tells whether it is the same model.
+        # Where no digest of the weights is told, a drawn picture tells whether it is the same model.
         assert len(server.chats) == PROBE + N + AFTER + (kind != "ollama")
         server.served = changed
         assert evaluated(world, server.name).stats.forward_passes == N
