@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -71,3 +71,9 @@ def test_a_third_file_of_a_name_is_found() -> None:
     assert frequent_names(files) == {}
     assert frequent_names([*files, "clipjax/finetune/plan.py"]).keys() == {"plan"}
     assert frequent_names([*files, "clipjax/finetune/plan.py"], pieces=["plan"]) == {}
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest would read only the first of them."""
+    files = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, many in files.items() if many > 1] == []
