@@ -122,7 +122,8 @@ class Asking:
     def _take(self, row: int, outcome: tuple[Reply, ...] | Exception) -> None:
         if isinstance(outcome, tuple):
             self.stored.keep(row, outcome)
-            self.requests += sum(1 + len(each.options or ()) for each in outcome)
+            asked = len(self.questions.options[row]) if self.probe.prompt_logprobs else 0
+            self.requests += len(outcome) * (1 + asked)
             self._unchecked.append(row)
             self._in_a_row.clear()
             self.bar.set_postfix_str(f"{self.pace.limit} at once", refresh=False)

@@ -103,13 +103,17 @@ def _entry(client: Client, listed: Any, model: str) -> Mapping[str, Any]:
         isinstance(each, Mapping) and isinstance(each.get("id"), str) for each in models
     ):
         raise DataError(f"{client.address}/models lists no models: mend the address, which ends in /v1")
-    names = {name: each for each in models for name in _names(each)}
-    if model in names:
-        return names[model]
     ids = [each["id"] for each in models]
     if model:
-        known_name("model of the server", model, names)
-        return names[model]
+        known_name("model of the server", model, {name: None for each in models for name in _names(each)})
+        named = [each for each in models if model in _names(each)]
+        exact = [each for each in named if each["id"] == model]
+        if len(named) > 1 and len(exact) != 1:
+            ids = [each["id"] for each in named]
+            raise DataError(
+                f"{client.address}: {model} is the end of {cut(some_of(ids, SHOWN))}: give the whole name"
+            )
+        return (exact or named)[0]
     if len(ids) != 1:
         raise DataError(
             f"{client.address} has {len(ids)} models ({cut(some_of(ids, SHOWN))}): name one, "
@@ -148,7 +152,8 @@ def _of_llama_cpp(client: Client, entry: Mapping[str, Any]) -> ServerIdentity:
 def _of_vllm(client: Client, entry: Mapping[str, Any]) -> ServerIdentity:
     version = _mapping(client.get("/version")).get("version")
     root = ServerIdentity("vllm", str(entry.get("root") or entry["id"])).name
-    return ServerIdentity("vllm", entry["id"], build=_text(version), facts={"root": root})
+    base = _kept(entry, ("parent",))  # the base model of a LoRA, whose name two bases may share
+    return ServerIdentity("vllm", entry["id"], build=_text(version), facts={"root": root} | base)
 
 
 def _of_sglang(client: Client, entry: Mapping[str, Any]) -> ServerIdentity:

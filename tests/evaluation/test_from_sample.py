@@ -80,7 +80,7 @@ def test_the_command_prints_gain_helpers_and_both_intervals(folder):
     assert re.search(rf"zeroshot +d +top1 +300 of 1,200 +{found.measured.value:.4f} ", text)
     assert f"{found.estimate.value:.4f}" in text
     assert f"{found.estimate.gain:.2f}" in text
-    assert "3 helpers (a, b, c); beyond these images [0." in text
+    assert "3 runs of 3 other models (a, b, c) help; beyond these images [0." in text
 
 
 def test_json_has_the_convention_and_all_numbers(folder):
@@ -216,7 +216,7 @@ def test_equal_reasons_are_one_line(folder):
         add(folder, "target", dataset=f"e{k}", recipe_hash=f"{k}" * 64)
         add(folder, "a", dataset=f"e{k}", recipe_hash=f"{k + 5}" * 64)
     lines = shown(folder)[1].splitlines()
-    [models] = [line for line in lines if "help" in line and "helper" not in line]
+    [models] = [line for line in lines if "do not help" in line]
     assert models.endswith(
         "5 models do not help (small0, small1, small2 and 2 more): measured on 900 other images, not on all "
         "1200"

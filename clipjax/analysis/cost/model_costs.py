@@ -17,7 +17,7 @@ from typing import Any, Literal
 from clipjax.analysis.cost.arch_costs import ArchCost, EstimatedRate, recorded_cost
 from clipjax.analysis.cost.measured_rates import MeasuredRate
 from clipjax.config import config_dir
-from clipjax.errors import some_of, unknown_name
+from clipjax.errors import UsageError, some_of, unknown_name
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
 from clipjax.results.tables import model_name
@@ -74,6 +74,11 @@ class ModelCosts:
 
     def find(self, name: str) -> Cost:
         """Raises UsageError for a cost that no model has; names the nearest."""
+        if name.startswith(MEASURED) and not any(each.startswith(MEASURED) for each in self.costs):
+            raise UsageError(
+                f"no model has the cost {name!r}: name the folder of records that --batch-size auto wrote, "
+                "--rates ~/.cache/clipjax/batch_sizes"
+            )
         if name not in self.costs:
             raise unknown_name("cost", name, sorted(self.costs))
         return self.costs[name]

@@ -69,6 +69,8 @@ def model_reference(text: str | Path) -> ModelReference:
     name = str(text)
     if isinstance(text, str) and name.startswith(f"{_SERVER}:"):
         return ModelReference(_SERVER, str(server_address(name.removeprefix(f"{_SERVER}:"))))
+    if name.lower().startswith(f"{_SERVER}:") and not isinstance(text, Path):
+        raise UsageError(f"{name}: write {_SERVER}: in small letters")
     if isinstance(text, Path) or "://" in name:
         return ModelReference("weights", name)
     if name.startswith(f"{_TORCH}:/"):  # which reads as an address

@@ -150,7 +150,8 @@ def _lines(found: SampleEstimates) -> list[str]:
         models = Counter(helper.model for helper in each.helpers)
         place = f"{each.task} on {each.dataset}"
         lines.append(
-            f"{place}: {counted(len(each.helpers), 'helper')} ({some_of([*models], 5)}); beyond these images "
+            f"{place}: {counted(len(each.helpers), 'run')} of {counted(len(models), 'other model')} "
+            f"({some_of([*models], 5)}) help; beyond these images "
             f"{_limits(each.estimate.interval_beyond)}"
         )
         if not each.estimate.weight:

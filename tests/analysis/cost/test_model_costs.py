@@ -186,3 +186,8 @@ def test_every_estimate_names_its_chip_and_where_it_comes_from() -> None:
         lines = list(csv.DictReader(file))
     assert {line["basis"] for line in lines} == {"estimated", "scaled", "carried"}
     assert {line["chip"] for line in lines} == {"v5e", "v6e"}
+
+
+def test_images_a_second_without_records_name_the_option_that_reads_them() -> None:
+    with pytest.raises(UsageError, match=r"no model has the cost 'images_per_second cpu parity'.*--rates"):
+        model_costs([]).find("images_per_second cpu parity")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from clipjax.checkpoints.identity.model_reference import model_reference
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 from clipjax.served.address import KEY, TIMEOUT, server_address
 from clipjax.served.asking import refuse_another
 from clipjax.served.client import Client
-from clipjax.served.identity import ServerIdentity
+from clipjax.served.identity import ServerIdentity, server_identity
 from clipjax.served.letters import letters_of
 from clipjax.served.pace import Pace
 from clipjax.served.probe import ORDER, ServerProbe, picture, reads_pictures, refuse_other
@@ -208,3 +209,37 @@ def test_only_llama_cpp_is_told_not_to_use_its_cache() -> None:
     assert "cache_prompt" not in sampling_of("vllm") | sampling_of("unknown")
     assert sampling_of("vllm")["repetition_penalty"] == 1.0
     assert sampling_of("unknown")["temperature"] == 0
+
+
+class _Listing(Client):
+    """Of a server that lists these models."""
+
+    def __init__(self, *models: dict[str, Any]) -> None:
+        super().__init__("http://h:1/v1")
+        self.models = models
+
+    def get(self, path: str) -> Any:
+        return {"data": self.models} if path == "models" else {}
+
+
+def test_the_end_of_two_models_paths_names_neither() -> None:
+    two = {"id": "/a/narrow"}, {"id": "/b/narrow"}
+    with pytest.raises(DataError, match=r"narrow is the end of /a/narrow, /b/narrow: give the whole name"):
+        server_identity(_Listing(*two), "narrow")
+    assert server_identity(_Listing(*two), "/b/narrow").model == "/b/narrow"
+    assert server_identity(_Listing(*two, {"id": "narrow"}), "narrow").model == "narrow"
+
+
+def test_one_adapter_on_two_bases_of_vllm_is_two_models() -> None:
+    entry = {"id": "lora", "owned_by": "vllm", "root": "/adapters/lora"}
+    one, other, none = (
+        server_identity(_Listing(entry | parent), "lora").record()
+        for parent in ({"parent": "base-7b"}, {"parent": "base-13b"}, {"parent": None})
+    )
+    assert one != other
+    assert "parent" not in none["facts"]
+
+
+def test_the_word_server_is_written_small() -> None:
+    with pytest.raises(UsageError, match="write server: in small letters"):
+        model_reference("Server:http://h:1/v1")
