@@ -73,7 +73,9 @@ def problem_of(command: str, whole: bool = True) -> str | None:
     if not whole or "..." in words or any(re.match(r"[\[<{]|…", word) for word in words):
         return None
     try:
-        here.make_context(here.name, [word for word in words if word != "--help"])
+        # With the settings of the whole: a command keeps the names of its option for help, -h among them.
+        settings = _root().context_settings
+        here.make_context(here.name, [word for word in words if word != "--help"], **settings)
     except Exception as error:
         return str(getattr(error, "message", error) or error)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from _sweep_world import sweep, write_world
 from typer.testing import Result
@@ -26,6 +27,7 @@ def done(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
         decoded.append(1)
         return to_pixels(*arguments)
 
+    jax.clear_caches()  # tests of gates run the same models, and the sweep says what it compiled
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "to_pixels", counted)
         result = sweep(suite, out)

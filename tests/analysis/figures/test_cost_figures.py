@@ -85,7 +85,7 @@ def test_rates_have_no_effect_without_a_cost(folder: Path, tmp_path: Path) -> No
     [
         (("d/top1", "cost/operations"), "a cost goes across: give cost/operations first, then d/top1"),
         (("cost/operation", "d/top1"), "unknown cost 'operation'; did you mean operations?"),
-        (("cost/images_per_second cpu fast", "d/top1"), "unknown cost 'images_per_second cpu fast'"),
+        (("cost/images_per_second cpu fast", "d/top1"), "no model has the cost 'images_per_second cpu fast'"),
         (("cost/operations", "d/top2"), "unknown number 'd/top2'"),
     ],
 )
