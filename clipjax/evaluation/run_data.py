@@ -124,6 +124,27 @@ def questions_about(data: ImageData, card: DatasetCard, annotations: Any) -> Que
     return questions_of(question, data.manifest, space, labels, wrong)
 
 
+def questions_asked(
+    model: Encoder, dataset: Dataset, task: Task, request: Request
+) -> tuple[ImageData, Questions, Annotations | None]:
+    """The images, questions and annotations of a model that answers in words.
+
+    Raises:
+        NotApplicableError: the question is about lists, and no annotations were given: only a model with
+            scores of classes makes its own.
+        UsageError, DataError: as `questions_about`.
+    """
+    annotations = annotations_of(dataset.card, task, request)
+    data = image_data(model, dataset, space_of(dataset, request), None, request)
+    questions = questions_about(data, dataset.card, annotations)
+    if questions is None:
+        raise NotApplicableError(
+            f"{model.card.id} has no confidence in classes, and so no lists of its own: give those of a "
+            "selection model, annotations=RUN (--annotations RUN)"
+        )
+    return data, questions, annotations
+
+
 def _common(dataset: Dataset, request: Request) -> dict[str, Any]:
     """The fields of `RunData`."""
     card, whole = dataset.card, dataset.manifest

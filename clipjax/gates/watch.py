@@ -83,8 +83,9 @@ class Watch:
             judged = {each.file for each in history.judged}
             if version in judged | self._seen:
                 continue
-            self._seen.add(version)
-            yield self._judged(found, version, compute)
+            watched = self._judged(found, version, compute)
+            self._seen.add(version)  # not before: an interrupted one is judged by the next call
+            yield watched
 
     def _judged(self, found: FoundCheckpoint, version: str, compute: Compute) -> Watched:
         converted, is_model = self.gate.folder / CONVERTED / found.name, found.kind == CLIPJAX

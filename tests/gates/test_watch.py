@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,13 +15,14 @@ from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import load_model
 from clipjax.cli import app
 from clipjax.data.labels import load_labels
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, Interrupted
 from clipjax.finetune.training.step import TrainState
 from clipjax.gates import gate as gates
 from clipjax.gates.checkpoint_model import as_model
 from clipjax.gates.checkpoints import checkpoints_in
 from clipjax.gates.history import read_history
-from clipjax.gates.watch import CONVERTED
+from clipjax.gates.watch import CONVERTED, Watch
 from clipjax.storage.formats.safetensors import tensors_in
 from converters.torch_files.writing import write_torch
 from tests.gates.conftest import nudged
@@ -292,6 +294,28 @@ def test_an_interrupted_watch_goes_on(run, tmp_path, pinned, monkeypatch):
     assert judged(tmp_path) == [(1, "epoch_1", "pass")]
     assert run().exit_code == 0
     assert judged(tmp_path) == [(1, "epoch_1", "pass"), (2, "epoch_2", "pass")]
+
+
+def test_one_watch_judges_again_what_was_interrupted(tmp_path, gate_world):
+    shutil.copytree(gate_world / "models" / "one", tmp_path / "run" / "one")
+    answers = iter([Interrupted("stopped"), ("judgement", True)])
+
+    def judge(*_):
+        if isinstance(answer := next(answers), Interrupted):
+            raise answer
+        return answer
+
+    gate = SimpleNamespace(
+        folder=tmp_path / "gate",
+        spending=SimpleNamespace(planned=None),
+        history=lambda _: SimpleNamespace(judged=[]),
+        judge=judge,
+    )
+    watched, compute = Watch(cast(Any, gate), tmp_path / "run", settle=0), Compute()
+    with pytest.raises(Interrupted):
+        next(watched.step(compute))
+    assert [each.name for each in watched.step(compute)] == ["one"]
+    assert not [*watched.step(compute)]
 
 
 def test_no_checkpoint(run, tmp_path):

@@ -9,19 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from clipjax.commands.comparison.ranked_runs import RankedRuns
 from clipjax.commands.results.costs import costs_of
-from clipjax.commands.shared.options import (
-    JsonOption,
-    OnlyDatasetsOption,
-    OnlyLabelsOption,
-    OnlyModelsOption,
-    OnlyPrecisionOption,
-    OnlyPromptsOption,
-    OnlyTasksOption,
-    RatesOption,
-    ResultsOptions,
-    ShareOption,
-)
+from clipjax.commands.shared.options import JsonOption, RatesOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import opened
@@ -40,7 +30,7 @@ def register(app: typer.Typer) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ParetoOptions:
     where: ResultsOptions
-    metric: ShareOption
+    ranked: RankedRuns
     cost: Annotated[
         str,
         typer.Option(
@@ -49,12 +39,6 @@ class ParetoOptions:
         ),
     ] = "operations"
     rates: RatesOption = None
-    models: OnlyModelsOption = None
-    task: OnlyTasksOption = None
-    dataset: OnlyDatasetsOption = None
-    prompts: OnlyPromptsOption = None
-    precision: OnlyPrecisionOption = None
-    labels: OnlyLabelsOption = None
     as_json: JsonOption = False
     PANELS: ClassVar = {
         "Cost and number": ("metric", "cost", "rates"),
@@ -84,13 +68,13 @@ def pareto(options: ParetoOptions) -> None:
     from clipjax.analysis.cost.model_costs import absent_in_words
 
     cost = costs_of(opened(options.where.path).rows(), options.rates).find(options.cost)
-    ranking = _ranking(options)
+    ranking = options.ranked.ranking(options.where.path)
     every = [pareto_front(place, cost) for place in ranking.places]
     fronts = [front for front in every if len(front.models) > 1]
     if not fronts:
         absent = {model: why for front in every for model, why in front.left_out.items()}
         raise DataError(
-            f"{options.where.path}: nowhere have two models both {options.metric} and {cost.name} "
+            f"{options.where.path}: nowhere have two models both {options.ranked.metric} and {cost.name} "
             f"({'; '.join(absent_in_words(absent))})"
         )
     if options.as_json:
@@ -101,20 +85,6 @@ def pareto(options: ParetoOptions) -> None:
     for name, why in ranking.not_ranked.items():
         say(visible(f"{name} is left out: {why}"))
     say(f"{ranking.level:.0%} holds for {ranking.family}; costs are taken as exact")
-
-
-def _ranking(options: ParetoOptions) -> ModelRanking:
-    from clipjax.evaluation.comparison.ranking import rank_models
-    from clipjax.evaluation.comparison.run_pairs import RunFilter
-
-    return rank_models(
-        options.where.path,
-        options.metric,
-        models=options.models or (),
-        tasks=options.task or (),
-        datasets=options.dataset or (),
-        choice=RunFilter(options.prompts, options.precision, options.labels),
-    )
 
 
 def _record(fronts: list[ParetoFront], cost: Cost, ranking: ModelRanking) -> dict:

@@ -9,24 +9,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from clipjax.commands.shared.options import (
-    JsonOption,
-    OnlyDatasetsOption,
-    OnlyLabelsOption,
-    OnlyModelsOption,
-    OnlyPrecisionOption,
-    OnlyPromptsOption,
-    OnlyTasksOption,
-    ResultsOptions,
-    ShareOption,
-)
+from clipjax.commands.comparison.ranked_runs import RankedRuns
+from clipjax.commands.shared.options import JsonOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import checked
 from clipjax.errors import UsageError, visible
 
 if TYPE_CHECKING:
-    from clipjax.analysis.rows.model_ranking import ModelRanking, Place
+    from clipjax.analysis.rows.model_ranking import Place
 
 FAMILIES = ("all", "each")
 SIDES = ("both", "best", "worst")
@@ -39,10 +30,7 @@ def register(app: typer.Typer) -> None:
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
     where: ResultsOptions
-    metric: ShareOption
-    models: OnlyModelsOption = None
-    task: OnlyTasksOption = None
-    dataset: OnlyDatasetsOption = None
+    ranked: RankedRuns
     family: Annotated[
         str,
         typer.Option(help="The tests for which 95 % holds: all data sets together (all), or each by itself."),
@@ -50,9 +38,6 @@ class RankOptions:
     side: Annotated[str, typer.Option(help="Limits of the ranks: both, only the best or only the worst.")] = (
         "both"
     )
-    prompts: OnlyPromptsOption = None
-    precision: OnlyPrecisionOption = None
-    labels: OnlyLabelsOption = None
     draws: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Draws of the models' means.")] = 10_000
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0
     as_json: JsonOption = False
@@ -82,7 +67,13 @@ def rank(options: RankOptions) -> None:
         if value not in known:
             raise UsageError(f"--{name} is {value!r}; give {', '.join(known[:-1])} or {known[-1]}")
     checked(options.where.path)
-    found = _ranking(options)
+    found = options.ranked.ranking(
+        options.where.path,
+        each=options.family == "each",
+        side=options.side,
+        draws=options.draws,
+        seed=options.seed,
+    )
     if options.as_json:
         say(json.dumps(dataclasses.asdict(found) | {"places": [*map(_record, found.places)]}, indent=2))
         return
@@ -94,24 +85,6 @@ def rank(options: RankOptions) -> None:
     above = f"a difference counts above {' and '.join(f'{each:.2f}' for each in steps)} standard errors"
     above = above if steps else "no difference varies with the images"
     say(f"{found.level:.0%} holds for {found.family}; {above} ({found.draws:,} draws)")
-
-
-def _ranking(options: RankOptions) -> ModelRanking:
-    from clipjax.evaluation.comparison.ranking import rank_models
-    from clipjax.evaluation.comparison.run_pairs import RunFilter
-
-    return rank_models(
-        options.where.path,
-        options.metric,
-        models=options.models or (),
-        tasks=options.task or (),
-        datasets=options.dataset or (),
-        choice=RunFilter(options.prompts, options.precision, options.labels),
-        each=options.family == "each",
-        side=options.side,
-        draws=options.draws,
-        seed=options.seed,
-    )
 
 
 def _record(place: Place) -> dict:

@@ -16,8 +16,8 @@ from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.errors import counted
 from clipjax.evaluation.kinds.kind import Amounts, Kind
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.run_data import annotations_of, image_data, questions_about, space_of
-from clipjax.evaluation.subject import SCALED, ImageData, NotApplicableError, Subject, images_in_words
+from clipjax.evaluation.run_data import questions_asked
+from clipjax.evaluation.subject import SCALED, ImageData, Subject, images_in_words
 from clipjax.tasks.inputs import AnswerInputs
 from clipjax.tasks.task import Task
 
@@ -119,14 +119,7 @@ def turns_of(model: Encoder, request: Request) -> Turns:
 
 def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> QuestionSubject:
     turns = turns_of(model, request)
-    annotations = annotations_of(dataset.card, task, request)
-    data = image_data(model, dataset, space_of(dataset, request), None, request)
-    questions = questions_about(data, dataset.card, annotations)
-    if questions is None:
-        raise NotApplicableError(
-            f"{model.card.id} has no confidence in classes, and so no lists of its own: give those of a "
-            "selection model, annotations=RUN (--annotations RUN)"
-        )
+    data, questions, annotations = questions_asked(model, dataset, task, request)
     return QuestionSubject(
         model=model,
         task=task,

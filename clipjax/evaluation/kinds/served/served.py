@@ -24,8 +24,8 @@ from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.kinds.kind import Amounts, Kind
 from clipjax.evaluation.models.server_model import ServerModel
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.run_data import annotations_of, image_data, questions_about, space_of
-from clipjax.evaluation.subject import ImageData, NotApplicableError, Subject, images_in_words
+from clipjax.evaluation.run_data import questions_asked
+from clipjax.evaluation.subject import ImageData, Subject, images_in_words
 from clipjax.progress import progress_bar, skip
 from clipjax.served.asking import Asking, QuestionTexts
 from clipjax.served.identity import NOT_PROVEN
@@ -238,18 +238,11 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
 
 def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> ServedSubject:
     assert isinstance(model, ServerModel)
-    annotations = annotations_of(dataset.card, task, request)
-    data = image_data(model, dataset, space_of(dataset, request), None, request)
+    data, questions, annotations = questions_asked(model, dataset, task, request)
     if is_corrupted(data.manifest):
         raise UsageError(
             f"{data.name}'s images are corrupted while they are read, in a tower's size, which a server does "
             "not tell: write them first (clipjax corrupt), and give that folder"
-        )
-    questions = questions_about(data, dataset.card, annotations)
-    if questions is None:
-        raise NotApplicableError(
-            f"{model.card.id} has no confidence in classes, and so no lists of its own: give those of a "
-            "selection model, annotations=RUN (--annotations RUN)"
         )
     return ServedSubject(
         model=model,
