@@ -62,6 +62,16 @@ def test_several_pairs_are_refused_until_one_is_chosen(tmp_path, option, values,
         pair(tmp_path, **{option: "other"})
 
 
+def test_where_several_pairs_are_possible_the_others_are_compared(tmp_path):
+    for model in ("a", "b"):
+        for prompts in ("openai_80", "single"):
+            run(tmp_path, model, prompts)
+        run(tmp_path, model, dataset="e")
+    [found] = compare_runs("a", "b", tmp_path)
+    assert found.dataset == "e"
+    assert "2 pairs of runs" in found.not_compared["zeroshot on d"]
+
+
 def test_without_runs_made_in_the_same_way_the_choices_are_named(tmp_path):
     run(tmp_path, "a", "single")
     run(tmp_path, "b", "openai_80", precision="fast")

@@ -64,7 +64,7 @@ def pairs_of(
     """A pair of runs for each task and data set in common, and why others have none.
 
     Raises:
-        UsageError: no run or model of that name, both are one run, or several pairs are possible.
+        UsageError: no run or model of that name, both are one run, or several pairs are possible everywhere.
         DataError: nothing in common, or made in the same way, or matching `choice`.
     """
     (runs_a, named_first), (runs_b, named_second) = (_runs_of(name, results) for name in names)
@@ -79,16 +79,23 @@ def pairs_of(
             raise DataError(f"{' and '.join(what)}: compare runs of one task on one data set")
         raise DataError(f"{results}: {names[0]} and {names[1]} have no task and data set in common")
     matches, unlike = [], {}
+    several: list[UsageError] = []
     for key in common:
         both = first[key], second[key]
         if both_named:
             pairs = [(both[0][0], both[1][0])]
         else:
             both = tuple(_chosen(runs, choice) for runs in both)
-            pairs = _one(names, key, _matching(*both))
-        matches += pairs
-        if not pairs:
-            unlike[f"{key[0]} on {key[1]}"] = _unlike(names, both, choice)
+            pairs = _matching(*both)
+        if len(pairs) == 1:
+            matches += pairs
+            continue
+        if pairs:
+            several.append(_several(names, key, pairs))
+        why = str(several[-1]) if pairs else _unlike(names, both, choice)
+        unlike[f"{key[0]} on {key[1]}"] = why
+    if several and not matches:
+        raise several[0]
     if not matches:
         what, why = next(iter(unlike.items()))
         raise DataError(
@@ -186,11 +193,9 @@ def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list
     return list({everything(run): run for run in reversed(runs)}.values())
 
 
-def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
-    if len(pairs) < 2:
-        return pairs
+def _several(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> UsageError:
     ways = _listed([run for pair in pairs for run in pair])
-    raise UsageError(
+    return UsageError(
         f"{names[0]} and {names[1]} have {len(pairs)} pairs of runs of {key[0]} on {key[1]} made in the same "
         f"way, with {ways}: choose one, or name two runs by their ids"
     )
