@@ -34,7 +34,7 @@ class ValidationOptions:
 class SuiteOptions:
     evaluate: Annotated[
         str | None,
-        typer.Option(help="FinetuneSuite to evaluate the new models on, e.g. robustness; needs --data-root."),
+        typer.Option(help="Suite to evaluate the new models on, e.g. robustness; needs --data-root."),
     ] = None
     data_root: Annotated[
         Path | None,

@@ -52,9 +52,7 @@ class FinetuneOptions:
     data: Annotated[Path | None, typer.Option("--data", help="Root folder of the training images.")] = None
     dataset: Annotated[
         str,
-        typer.Option(
-            "--dataset", "-d", help="FinetuneData set card of the training images, e.g. imagenet_train."
-        ),
+        typer.Option("--dataset", "-d", help="Data set card of the training images, e.g. imagenet_train."),
     ] = "folder"
     out: Annotated[
         Path | None,
