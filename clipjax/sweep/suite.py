@@ -15,7 +15,7 @@
     task = "zeroshot"
     datasets = ["imagenet_v2:matched-frequency", "imagenet_r"]
 
-docs/how_to/sweeps.md lists the keys. A wrong file is refused before anything runs. Imports no JAX.
+docs/how_to/sweeps.md has an example. A wrong file is refused before anything runs. Imports no JAX.
 """
 
 from __future__ import annotations
