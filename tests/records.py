@@ -7,9 +7,7 @@
     timm              configs/timm_archs.json: the options of its architectures of our families
     parity            configs/parity.json: architectures that are new or have changed, against their library
     open_clip_parity  configs/open_clip_parity.json: likewise open_clip's that no registered model has
-    open_clip_table   the table of docs/reference/open_clip.md
     flops             configs/flops.json: operations and params of new or changed architectures
-    coverage          the tables of models in docs/reference/models.md
     tpu               the tables of docs/hardware/tpu.md and configs/tower_rates.csv; a family that has no row
                       is compiled where .venv-tpu is there
     estimated_rates   configs/estimated_rates.csv: images a second of registered image towers on TPUs, from
@@ -45,7 +43,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS, DOCS = ROOT / "configs", ROOT / "docs"
+CONFIGS = ROOT / "configs"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
@@ -100,13 +98,6 @@ def open_clip_parity() -> None:
         raise NotRebuiltError(f"{', '.join(swept.problems)} differ from open_clip")
 
 
-def open_clip_table() -> None:
-    from clipjax.verification.open_clip_archs import with_table
-
-    path = DOCS / "reference" / "open_clip.md"
-    write(path, with_table(path.read_text(encoding="utf-8")))
-
-
 def flops() -> None:
     from clipjax.analysis.cost.arch_costs import record_digest, recorded
     from clipjax.estimates.flops import arch_digest, counted_params, traced_flops
@@ -123,13 +114,6 @@ def flops() -> None:
             entries[name] = {**digests, "towers": traced_flops(arch), "params": counted_params(arch)}
     lines = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items())]
     write(CONFIGS / "flops.json", "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def coverage() -> None:
-    from clipjax.verification.coverage import with_tables
-
-    path = DOCS / "reference" / "models.md"
-    write(path, with_tables(path.read_text(encoding="utf-8")))
 
 
 def tpu() -> None:
@@ -289,7 +273,7 @@ def house() -> None:
 RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
-        *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
+        *(open_clip, timm, parity, open_clip_parity, flops),
         *(tpu, estimated_rates, cost, tested_versions, published, published_page, expected_cells, data_page),
         *(row_schema, refusals, keywords, house),
     )

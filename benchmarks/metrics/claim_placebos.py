@@ -61,7 +61,7 @@ against = "other"
 side = "{side}"
 """
 TITLES = [
-    *("claim", "statistic", "of", "must be", "value", "interval by models", "verdict by models"),
+    *("claim", "statistic", "of", "must be", "value"),
     *("interval", "units", "placebo", "margin", "verdict"),
 ]
 Groups = tuple[Iterable[str], Iterable[str]]
@@ -192,19 +192,17 @@ def flip(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def verdict_table(rows: Sequence[Row]) -> str:
-    """Markdown of docs/study/claims.md: each measured part, by models without a placebo, and as it is."""
-    old, new = check(with_unit(ledger(), "model"), rows), check(ledger(), rows)
-    return as_markdown(TITLES, [cells for verdicts in zip(old, new) for cells in cells_of(*verdicts)])
+    """Markdown of docs/study/claims.md: each measured part."""
+    return as_markdown(TITLES, [cells for verdict in check(ledger(), rows) for cells in cells_of(verdict)])
 
 
-def cells_of(old: Verdict, new: Verdict) -> Iterator[list[str]]:
-    for before, after in zip(old.findings, new.findings):
-        if after.measured:
-            part = after.part
+def cells_of(verdict: Verdict) -> Iterator[list[str]]:
+    for finding in verdict.findings:
+        if finding.measured:
+            part = finding.part
             yield [
-                *(new.claim.key, part.statistic, str(part), part.bound, f"{after.value:+.4f}"),
-                *(_limits(before), word_before(before), _limits(after), units(after)),
-                *(*of_placebo(after.placebo), after.word),
+                *(verdict.claim.key, part.statistic, str(part), part.bound, f"{finding.value:+.4f}"),
+                *(_limits(finding), units(finding), *of_placebo(finding.placebo), finding.word),
             ]
 
 

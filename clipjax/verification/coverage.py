@@ -1,19 +1,11 @@
-"""The status of every registered model, from the parity record (configs/parity.json).
-
-    python -m clipjax.verification.coverage docs/reference/models.md
-
-rewrites the tables between markers.
-"""
+"""The status of every registered model, from the parity record (configs/parity.json)."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.identity.registry import RegisteredArch, check_added_rows, groups, subjects
@@ -22,8 +14,7 @@ from clipjax.config import ConfigFolder, config_dir, config_file
 from clipjax.errors import unknown_name
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
-from clipjax.storage.reading import read_text, read_toml
-from clipjax.storage.writing import write_bytes
+from clipjax.storage.reading import read_toml
 
 VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
     "verified",
@@ -33,7 +24,6 @@ VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
 )
 _DECODER = "decoder"
 _RECORD_IT = "run `clipjax verify --all --random-init`"
-_MARKED = re.compile(r"(<!-- coverage: (\w+) -->\n).*?(<!-- end of coverage -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -143,11 +133,6 @@ def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
     }
 
 
-def with_tables(text: str) -> str:
-    rows = coverage()
-    return _MARKED.sub(lambda match: f"{match[1]}{markdown(match[2], rows)}\n{match[3]}", text)
-
-
 def _row(row: Mapping[str, str], subject: RegisteredArch | None, record: Mapping[str, Any]) -> Coverage:
     vision, text = _families(row["arch"])
     status, why = UNSUPPORTED, f"no configs/archs/{row['arch']}.toml"
@@ -202,12 +187,3 @@ def _status(row: Mapping[str, str], subject: RegisteredArch, record: Mapping[str
     if not entry["narrow"]["passed"]:
         return SHAPES, entry["narrow"]["problem"]
     return VERIFIED, ""
-
-
-def main(paths: Sequence[str]) -> None:
-    for path in map(Path, paths):
-        write_bytes(path, with_tables(read_text(path)).encode())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

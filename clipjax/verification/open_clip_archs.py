@@ -7,7 +7,6 @@ compares the others; configs/open_clip_parity.json records it. docs/reference/op
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from converters.foreign import open_clip
 from converters.foreign.open_clip_towers import configs
 
 _FILE = "open_clip_config.json"
-_MARKED = re.compile(r"(<!-- open_clip -->\n).*?(<!-- end of open_clip -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,8 @@ def outcome(name: str, records: Mapping[str, Any]) -> str:
     return problem_of(record["archs"][subject.arch]) or "equal"
 
 
-def with_table(text: str) -> str:
-    """`text` with the table between its markers."""
-    return _MARKED.sub(lambda match: f"{match[1]}{_table()}\n{match[2]}", text)
-
-
-def _table() -> str:
+def architecture_table() -> str:
+    """Markdown: each architecture's towers, tokenizer and outcome, and how many there are of each."""
     records = {"own": read_record(record_file()), "registered": read_record()}
     outcomes = {name: outcome(name, records) for name in configs()}
     lines = [["architecture", "image tower", "text tower", "tokenizer", "against open_clip"], ["---"] * 5]

@@ -1,11 +1,9 @@
-"""The coverage table: statuses from the parity record, and the page that carries the tables."""
+"""The coverage table: statuses from the parity record, and its tables."""
 
 from __future__ import annotations
 
 import copy
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +18,8 @@ from clipjax.models.arch import family_of
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.verification import coverage, parity
-from clipjax.verification.coverage import counts, family_table, markdown, table, with_tables
+from clipjax.verification.coverage import counts, family_table, markdown, table
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME, ARCH = "vit_b_32-openai", "ViT-B-32-quickgelu"
 RECORD = {
     "format": 1,
@@ -51,13 +48,6 @@ def test_every_row_has_a_record_and_is_verified() -> None:
     record = read_record()
     stale = [subject.arch for subject in subjects() if not parity.up_to_date(record, subject)]
     assert stale == [], "run `clipjax verify --all --random-init`: an architecture or its rows changed"
-
-
-def test_the_page_of_models_carries_the_tables() -> None:
-    name = "docs/reference/models.md"
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert re.findall("<!-- coverage: (.*) -->", text) == ["families", "models"]
-    assert text == with_tables(text), f"run: python -m clipjax.verification.coverage {name}"
 
 
 def test_rows_are_those_of_the_registry_with_their_families() -> None:
@@ -149,15 +139,6 @@ def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     written = coverage.to_dict(rows)
     assert written["counts"] == {"verified": 1, "unverified": len(rows) - 1}
     assert json.loads(json.dumps(written))["models"][0]["id"] == rows[0].id
-
-
-def test_tables_are_put_between_their_markers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "read_record", lambda: RECORD)
-    text = "above\n<!-- coverage: families -->\nold\n<!-- end of coverage -->\nbelow\n"
-    new = with_tables(text)
-    assert new.startswith("above\n<!-- coverage: families -->\n| image tower")
-    assert new.endswith("\n<!-- end of coverage -->\nbelow\n")
-    assert with_tables(new) == new
 
 
 def test_unknown_group_names_the_nearest() -> None:

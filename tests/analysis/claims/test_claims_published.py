@@ -21,7 +21,6 @@ import statsmodels.api as sm
 from clipjax.analysis.claims.claims import (
     FAILS,
     HOLDS,
-    RULE,
     UNKNOWN,
     Finding,
     Verdict,
@@ -390,20 +389,17 @@ def test_an_ordinary_offset_decides_nothing(verdicts: dict[str, Verdict]) -> Non
 def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict], script: ModuleType) -> None:
     """Its limits are those of more draws than here; its words follow from its own numbers by the rule."""
     text = (Path(__file__).parents[3] / "docs" / "study" / "claims.md").read_text(encoding="utf-8")
-    assert RULE in " ".join(text.split())
-    lines = text.split("<!-- verdicts -->\n")[1].split("\n<!-- end of verdicts -->")[0].splitlines()
+    lines = text.split("<!-- verdicts: begin -->\n")[1].split("\n<!-- verdicts: end -->")[0].splitlines()
     titles, _, *shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert titles == script.TITLES
     found = {(key, str(each.part)): each for key, verdict in verdicts.items() for each in verdict.findings}
-    expected = [cells for verdict in verdicts.values() for cells in script.cells_of(verdict, verdict)]
+    expected = [cells for verdict in verdicts.values() for cells in script.cells_of(verdict)]
     assert len(shown) == len(expected) == 41
     for cells, own in zip(shown, expected):
         finding = found[cells[0], cells[2]]
-        assert [*cells[:5], *cells[8:11]] == [*own[:5], *own[8:11]]
-        lo, hi = map(float, cells[7].strip("[]").split(","))
+        assert [*cells[:5], *cells[6:9]] == [*own[:5], *own[6:9]]
+        lo, hi = map(float, cells[5].strip("[]").split(","))
         assert [finding.lo, finding.hi] == pytest.approx([lo, hi], abs=0.25 * (hi - lo)), cells[:3]
         word = decide(lo, hi, finding.part)
         doubt = finding.placebo is not None and doubted(word, finding.part, finding.placebo)
-        assert cells[11] == (UNKNOWN if doubt else word)
-        lo, hi = map(float, cells[5].strip("[]").split(","))
-        assert cells[6] == decide(lo, hi, finding.part)
+        assert cells[9] == (UNKNOWN if doubt else word)
