@@ -24,8 +24,8 @@ from clipjax.served.address import KEY, TIMEOUT
 from clipjax.storage.remote.web import CONNECT_S, MayPass, Refused, check_status, failure
 
 ANSWER_S = 300.0  # seconds that an answer may take
-MOST_BYTES = 2**25  # of an answer
-TIME_OUT = 408  # as the status of an answer that did not come in time
+MOST_BYTES = 2**25  # the largest answer that is read
+TIME_OUT = 408  # HTTP's status for a request that took too long; ours for an answer that did not come in time
 _PIECE = 2**16
 
 
@@ -63,7 +63,7 @@ class Client:
     def get(self, path: str) -> Any:
         """The JSON at a path below the address, or below the root where it begins with "/".
 
-        Returns None where there is none (404). Raises Refused or MayPass.
+        Returns None if the server has nothing at this path (404, 405, 501). Raises Refused or MayPass.
         """
         try:
             return self._json("GET", path, None, {})
@@ -88,7 +88,7 @@ class Client:
         where = self.root + path if path.startswith("/") else f"{self.address}/{path}"
         try:
             session = self._idle.pop()
-        except IndexError:  # others have them all
+        except IndexError:  # other threads use them all
             session = requests.Session()
         response, data = self._sent(session, verb, where, body, headers)
         self._idle.append(session)

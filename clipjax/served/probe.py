@@ -1,7 +1,8 @@
 """What a server gives, found by asking about two drawn pictures before anything else.
 
-The same picture again shows whether answers repeat; the other one must change them by more than that. The
-answers to the first also tell a model from another one that later has its name.
+Asking about one picture several times shows how much its answers vary by themselves. Answers about the other
+picture must differ by more than that, or the server does not look at pictures. The answer about the first
+picture is kept: a model that gives another one later is not the same model, though it has the same name.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ QUESTION = (
 )
 SIDE = 96  # pixels
 STEPS = 8  # most tokens of an answer
-# The picture of each request. Answers that only alternate, drift, or are other at the beginning divide
-# otherwise. A server that ignores the pictures passes by chance once in 126: C(10, 5) / 2 divisions.
+# The picture of each request. The order is irregular: a server that ignores the pictures, but whose answers
+# alternate, drift, or differ at the beginning only, must not look as if it read them. Such a server passes by
+# chance once in 126, the number of ways to divide ten answers into two halves: C(10, 5) / 2.
 ORDER = (0, 1, 1, 0, 1, 0, 0, 1, 1, 0)
-MOST_APART = 20.0  # counts for answers that have nothing in common
-# In log-probability: quantised products and other batches move it by up to .1, another model by far more.
+MOST_APART = 20.0  # the difference of answers that have no likely token in common
+# In log-probability. The same model in another batch or with quantised products moves by up to .1, another
+# model by far more.
 DRIFT = 0.7
 
 
@@ -104,8 +107,9 @@ def probe(asker: Asker, pace: Pace) -> ServerProbe:
 def reads_pictures(replies: Sequence[Reply]) -> bool:
     """Whether the answers, to the requests of `ORDER`, differ by their pictures.
 
-    Of all divisions into two halves, that by pictures must set the answers furthest apart. Where pictures
-    change nothing, all divisions are alike, however much the same request differs.
+    The answers are divided into two halves in every possible way, and the differences between the halves are
+    summed. The division by pictures must have the largest sum. If pictures changed nothing, each division
+    would be as likely as any other to have it, however much answers to the same request vary.
     """
     pairs = list(itertools.combinations(range(len(replies)), 2))
     apart = {(i, j): min(replies[i].difference(replies[j]), MOST_APART) for i, j in pairs}

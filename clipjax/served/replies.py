@@ -18,10 +18,11 @@ from clipjax.served.likelihood import FIELDS, likelihood_of
 from clipjax.storage.remote.web import MayPass
 
 _REQUEST_ID = re.compile("[0-9a-f]{32}")
-LIKELY = -5.0  # log-probability: rounding moves those of unlikely tokens further
-LONG = 20  # characters of an id that no other answer has; Ollama's are numbers below 1000
-TOP = 20  # likeliest tokens: the most that vLLM and OpenAI's protocol give
-# Greedy, and without what a server's or a model's own settings might add to it.
+# Tokens with a higher log-probability are compared: rounding moves less likely ones too far.
+LIKELY = -5.0
+LONG = 20  # characters: a shorter id may occur again (Ollama's are numbers below 1000)
+TOP = 20  # tokens: the most that vLLM and OpenAI's protocol list
+# Greedy decoding; each setting is stated, so that no default of the server or the model's files adds to it.
 SAMPLING: Mapping[str, Any] = {
     "temperature": 0,
     "top_p": 1,
@@ -50,7 +51,7 @@ class Reply:
         text: the whole answer.
         top: the likeliest first tokens, each with its natural log-probability; None: the server gives none.
         options: the summed log-probability of each option's text as the answer, and its number of tokens;
-            None: the server gives none; (): it does not for these options.
+            None: the server gives no such numbers; (): it gives them, but not for all of these options.
     """
 
     text: str
@@ -60,8 +61,9 @@ class Reply:
     def difference(self, other: Reply) -> float:
         """How far two answers to one request differ.
 
-        Returns: the largest difference in log-probability of a token that both list and one finds likely;
-            infinity if there is none. Without log-probabilities 0 or infinity, as the texts are equal or not.
+        Returns: the largest difference in log-probability among the tokens that both list and at least one
+            finds likely; infinity if there are none. If log-probabilities are missing: 0 for equal texts,
+            infinity for others.
         """
         if self.top is None or other.top is None:
             return 0.0 if self.text == other.text else math.inf
@@ -71,7 +73,7 @@ class Reply:
 
 
 def sampling_of(kind: str) -> dict[str, Any]:
-    """The fields of a request that decide an answer beside picture, question and length.
+    """The fields of a request, other than picture, question and length, that decide the answer.
 
     kind: of `ServerIdentity`.
     """
