@@ -14,7 +14,7 @@ from clipjax.models.dense import PROBE3D
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The benchmark whose figures docs/reference/correspondence.md has."""
+    """The benchmark whose figures benchmarks/README.md has."""
     from benchmarks.metrics import stereo_pair
 
     return stereo_pair
