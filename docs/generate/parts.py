@@ -6,6 +6,7 @@ from docs.generate.claims import claims_part
 from docs.generate.commands import commands_part
 from docs.generate.config_files import config_files_part
 from docs.generate.data_sets import data_sets_part
+from docs.generate.figures import figures_part
 from docs.generate.models import families_part, models_part, open_clip_part
 from docs.generate.python import metrics_part, python_part
 from docs.generate.refusals import refusals_part
@@ -18,6 +19,7 @@ PARTS: Parts = {
     "config_files": config_files_part,
     "data_sets": data_sets_part,
     "families": families_part,
+    "figures": figures_part,
     "metrics": metrics_part,
     "models": models_part,
     "open_clip": open_clip_part,
