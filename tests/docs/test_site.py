@@ -118,7 +118,7 @@ def test_tutorials_were_executed(site: Path) -> None:
     notebooks = [
         name for name, path in pages().items() if "```{code-cell}" in path.read_text(encoding="utf-8")
     ]
-    assert len(notebooks) >= 4
+    assert len(notebooks) >= 5
     for name in notebooks:
         text = (site / name).with_suffix(".html").read_text(encoding="utf-8")
         assert text.count("cell_output") > 2, name
