@@ -5,9 +5,11 @@ from __future__ import annotations
 from docs.generate.claims import claims_part
 from docs.generate.commands import commands_part
 from docs.generate.config_files import config_files_part
+from docs.generate.corruptions import corruptions_part
 from docs.generate.data_sets import data_sets_part
 from docs.generate.figures import figures_part
 from docs.generate.models import families_part, models_part, open_clip_part
+from docs.generate.published_sources import published_sources_part
 from docs.generate.python import metrics_part, python_part
 from docs.generate.refusals import refusals_part
 from docs.generate.result_row import result_row_part
@@ -17,12 +19,14 @@ PARTS: Parts = {
     "claims": claims_part,
     "commands": commands_part,
     "config_files": config_files_part,
+    "corruptions": corruptions_part,
     "data_sets": data_sets_part,
     "families": families_part,
     "figures": figures_part,
     "metrics": metrics_part,
     "models": models_part,
     "open_clip": open_clip_part,
+    "published_sources": published_sources_part,
     "python": python_part,
     "refusals": refusals_part,
     "result_row": result_row_part,

@@ -24,4 +24,5 @@ def per_image(one: One) -> Apply:
         del extra
         return jax.vmap(lambda image, key: one(image, key, constants))(images, keys)
 
+    apply.__doc__ = one.__doc__
     return apply

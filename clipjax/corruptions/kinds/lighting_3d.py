@@ -12,7 +12,7 @@ from clipjax.corruptions.kinds._common_3d import SOURCE
 
 
 def fog(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
-    """t I + (1 - t) A with t = exp(-a D); A is the image's mean over pixels and channels."""
+    """t I + (1 - t) A with t = 1 / exp(a D); A is the image's mean over pixels and channels."""
     del keys
     through = jnp.exp(-constants["attenuation"] * extra["depth"])[..., None]
     values = images.reshape(len(images), -1)

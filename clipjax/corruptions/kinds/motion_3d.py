@@ -62,7 +62,7 @@ def inwards(key: Any) -> Move:
 
 
 def motion_blur(draw: Any, images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
-    """The truncated mean of the first `frames` uint8 frames."""
+    """The truncated mean of the first `frames` uint8 frames that a moving camera sees of the point cloud."""
 
     def one(each: Any) -> Any:
         image, key, depth = each
