@@ -11,7 +11,7 @@ WORKERS := 2
 WITHIN ?= 90
 BASE ?=
 
-.PHONY: help demo docs docs-env test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env jobs-env clean
+.PHONY: help demo docs docs-env test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env gpu-aot-env jobs-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -68,6 +68,8 @@ tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `cli
 
 gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/hardware/gpu.md); WHEELS=DIR: from a folder, without a network
 
+gpu-aot-env: .venv-gpu-aot/.installed  ## an environment with XLA's compiler for NVIDIA GPUs, for `clipjax models --aot h100`; needs no GPU (3 GB)
+
 jobs-env: .venv-jobs/.installed  ## the clients that read files of jobs: SkyPilot, xpk, Kubernetes and Slurm, for a test (1 GB)
 
 $(VENV)/bin/python:
@@ -106,6 +108,15 @@ CUDA ?= $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/d
 	  --editable ".[cuda$(CUDA),reference,test]"
 	@touch $@
 
+# Without the libraries that only a run needs.
+.venv-gpu-aot/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu-aot
+	.venv-gpu-aot/bin/python -m pip install --quiet --editable .
+	version=$$(.venv-gpu-aot/bin/python -c 'import jaxlib; print(jaxlib.__version__)') && \
+	.venv-gpu-aot/bin/python -m pip install --quiet --no-deps jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version \
+	  nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cudnn-cu12==9.28.0.42
+	@touch $@
+
 # A client that does not install is named, and its test is skipped. Slurm's is unpacked, so that it is no command here.
 .venv-jobs/.installed: Makefile
 	mkdir -p .venv-jobs/slurm
@@ -119,4 +130,4 @@ CUDA ?= $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/d
 	@touch $@
 
 clean:  ## remove what the commands made, the environment included
-	rm -rf $(VENV) .venv-newest .venv-tpu .venv-gpu .venv-jobs demo-out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-tpu .venv-gpu .venv-gpu-aot .venv-jobs demo-out build dist .pytest_cache .ruff_cache

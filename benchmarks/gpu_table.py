@@ -14,7 +14,7 @@ import typer
 
 from benchmarks import common, gpu_cases
 from benchmarks.gpu import KEY
-from benchmarks.models.tpu_table import markdown_table
+from benchmarks.models.aot_table import markdown_table
 
 DOCS, PEAKS = gpu_cases.ROOT / "docs", gpu_cases.ROOT / "configs" / "gpus.toml"
 RECORD, PAGE = DOCS / "hardware" / "gpu.json", DOCS / "hardware" / "gpu.md"

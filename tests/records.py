@@ -10,6 +10,8 @@
     flops             configs/flops.json: operations and params of new or changed architectures
     tpu               the tables of docs/hardware/tpu.md and configs/tower_rates.csv; a family that has no row
                       is compiled where .venv-tpu is there
+    gpu_aot           the table of programs for GPUs in docs/hardware/gpu.md; programs whose forward pass has
+                      another version today are compiled where .venv-gpu-aot is there
     estimated_rates   configs/estimated_rates.csv: images a second of registered image towers on TPUs, from
                       configs/tower_rates.csv
     cost              the tables of docs/hardware/cost.md
@@ -117,13 +119,13 @@ def flops() -> None:
 
 
 def tpu() -> None:
-    from benchmarks.models import tpu_table, weak_scaling
+    from benchmarks.models import aot_table, weak_scaling
     from clipjax.checkpoints.identity.registry import model_card
     from clipjax.checkpoints.identity.registry_rows import registry
     from clipjax.models.arch import families, family_of
 
     def compiled() -> set[str]:
-        rows = json.loads(tpu_table.RECORD.read_text())
+        rows = json.loads(aot_table.RECORD.read_text())
         towers = [
             getattr(model_card(row["model"]).arch, row["tower"])
             for row in rows
@@ -144,11 +146,27 @@ def tpu() -> None:
         if not found:  # no registered model has it
             continue
         one, tower = found[0]
-        command = [compiler, ROOT / "benchmarks" / "models" / "tpu_table.py", "v5e", one, "--part", tower]
+        command = [compiler, ROOT / "benchmarks" / "models" / "aot_table.py", "v5e", one, "--part", tower]
         subprocess.run(command, check=True, cwd=ROOT)
-    write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))
-    write(tpu_table.RATES, tpu_table.rates(json.loads(tpu_table.RECORD.read_text())))
-    write(tpu_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))
+    write(aot_table.PAGE, aot_table.page(json.loads(aot_table.RECORD.read_text())))
+    write(aot_table.RATES, aot_table.rates(json.loads(aot_table.RECORD.read_text())))
+    write(aot_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))
+
+
+def gpu_aot() -> None:
+    from benchmarks.models import aot_table
+
+    compiler = ROOT / ".venv-gpu-aot" / "bin" / "python"
+    for row in aot_table.older(json.loads(aot_table.GPU_RECORD.read_text())):
+        if not compiler.exists():
+            raise NotRebuiltError(
+                f"{row['model']} is older than the code: `make gpu-aot-env` installs the compiler"
+            )
+        what = [row["chip"], row["model"], "--part", row["tower"], "--precision", row["precision"]]
+        subprocess.run(
+            [compiler, ROOT / "benchmarks" / "models" / "aot_table.py", *what], check=True, cwd=ROOT
+        )
+    write(aot_table.GPU_PAGE, aot_table.gpu_page(json.loads(aot_table.GPU_RECORD.read_text())))
 
 
 def estimated_rates() -> None:
@@ -274,8 +292,8 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, flops),
-        *(tpu, estimated_rates, cost, tested_versions, published, published_page, expected_cells, data_page),
-        *(row_schema, refusals, keywords, house),
+        *(tpu, gpu_aot, estimated_rates, cost, tested_versions, published, published_page, expected_cells),
+        *(data_page, row_schema, refusals, keywords, house),
     )
 }
 

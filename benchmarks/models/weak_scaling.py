@@ -31,7 +31,7 @@ import numpy as np
 import typer
 
 from benchmarks import common
-from benchmarks.models import tpu_table
+from benchmarks.models import aot_table
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.devices.sharding import local_mesh, make_mesh
@@ -43,7 +43,7 @@ from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
 
-RECORD, PAGE = tpu_table.DOCS / "hardware" / "weak_scaling.json", tpu_table.PAGE
+RECORD, PAGE = aot_table.DOCS / "hardware" / "weak_scaling.json", aot_table.PAGE
 BEGIN, END = "<!-- slices: begin -->\n", "<!-- slices: end -->\n"
 MODEL = "vit_b_32-openai"
 DEVICES, PROCESSES, DEVICES_A_PROCESS = (1, 2, 4, 8), (1, 2, 4), 2
@@ -216,8 +216,8 @@ def keep(record: dict[str, Any]) -> None:
 def page(records: list[dict[str, Any]]) -> str:
     """docs/hardware/tpu.md with the table of these records between its marks."""
     ordered = sorted(records, key=lambda row: (row["model"], row["tower"] != "vision", row["precision"]))
-    lines = [tpu_table.markdown_line(TITLES), tpu_table.markdown_line(["---"] * len(TITLES))]
-    lines += [tpu_table.markdown_line(cells(record)) for record in ordered]
+    lines = [aot_table.markdown_line(TITLES), aot_table.markdown_line(["---"] * len(TITLES))]
+    lines += [aot_table.markdown_line(cells(record)) for record in ordered]
     text = PAGE.read_text()
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     return f"{before}{BEGIN}{''.join(lines)}{END}{after}"

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import jax
 from jax.sharding import Mesh
@@ -75,6 +75,9 @@ class Executable:
     @property
     def timed(self) -> int:
         return self.estimate_batch or self.batch
+
+
+Read = TypeVar("Read", bound=Executable)
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,16 @@ def _timed(executable: Executable, smaller: Executable | None) -> Executable:
 # --- compiling ---
 
 
+def has_tpu_compiler() -> bool:
+    return importlib.util.find_spec("libtpu") is not None
+
+
 def use_tpu_compiler() -> None:
     """Switches JAX to the CPU. Raises UsageError without the TPU compiler.
 
     The environment variables replace libtpu's questions to a TPU machine's metadata server.
     """
-    if importlib.util.find_spec("libtpu") is None:
+    if not has_tpu_compiler():
         raise UsageError(
             "this environment has no TPU compiler: make one of its own with `python -m venv .venv-tpu` and "
             "`.venv-tpu/bin/pip install 'clipjax[tpu]'` (in a checkout: `make tpu-env`), and run "
@@ -218,22 +225,45 @@ def compile_forward(forward: AbstractForward, chip: Chip, batch: int) -> Executa
 
 def compiled_within(chip: Chip, lowered: jax.stages.Lowered, batch: int) -> Executable | None:
     """The program; None if the chip's memory is too small. Raises JaxRuntimeError (`compile_forward`)."""
+
+    def read(compiled: jax.stages.Compiled, seconds: float) -> Executable:
+        return read_executable(compiled, CompiledProgram(compiled.as_text() or ""), batch, seconds)
+
+    return fitting(lowered, chip.memory_gib * 2**30, read)
+
+
+def fitting(
+    lowered: jax.stages.Lowered,
+    memory_bytes: int,
+    read: Callable[[jax.stages.Compiled, float], Read],
+    options: dict[str, str | bool] | None = None,
+) -> Read | None:
+    """Compile, and read the program; None if it does not fit the memory of a device.
+
+    Args:
+        read: (compiled, seconds that it took) -> the program's facts.
+        options: the compiler's.
+
+    Raises JaxRuntimeError if it does not compile for another reason.
+    """
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
         raise
-    executable = _read(compiled, batch, time.perf_counter() - start)
+    executable = read(compiled, time.perf_counter() - start)
     # The compiler refuses temporaries beyond the memory, but does not always count the arguments.
     needed = executable.argument_bytes + executable.temporary_bytes
-    return executable if needed <= chip.memory_gib * 2**30 else None
+    return executable if needed <= memory_bytes else None
 
 
-def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executable:
+def read_executable(
+    compiled: jax.stages.Compiled, program: CompiledProgram, batch: int, seconds: float
+) -> Executable:
+    """The facts of a compiled program, whose text `program` has."""
     memory: Any = compiled.memory_analysis()
-    program = CompiledProgram(compiled.as_text() or "")
     return Executable(
         batch=batch,
         argument_bytes=memory.argument_size_in_bytes,
@@ -246,7 +276,7 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
     )
 
 
-def largest(compile_at: Callable[[int], Executable | None], start: int) -> Executable | None:
+def largest(compile_at: Callable[[int], Read | None], start: int) -> Read | None:
     """Starts from the top: too large a batch is refused in seconds, one that fits compiles for minutes."""
     batch = start
     while (executable := compile_at(batch)) is None and batch > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipjax.estimates.aot import Chip, TowerRow, load_chips
+from clipjax.estimates.aot_gpu import GpuExecutable
 from clipjax.estimates.aot_language import PARTS, PROGRAMS
 
 
@@ -26,6 +27,32 @@ def table_cells(row: TowerRow) -> tuple[str, ...]:
         f"{program.argument_bytes / 1e6:.0f}",
         f"{program.temporary_bytes / 1e6:.0f}",
         ", ".join(f"{count} {name}" for name, count in program.collectives.items()) or "0",
+        f"{program.highest} of {program.products}",
+    )
+
+
+def gpu_titles() -> tuple[str, ...]:
+    return (
+        *("model", "tower", "precision", "GPU", "compiles", "GFLOP an example", "batch", "arguments (MB)"),
+        *("temporaries (MB)", "moved (GB)", "scores (MB)", "calls of libraries", "HIGHEST of products"),
+    )
+
+
+def gpu_cells(row: TowerRow) -> tuple[str, ...]:
+    facts = (row.model, row.tower, row.precision, row.chip)
+    if not isinstance(row.executable, GpuExecutable):
+        return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 7)
+    program = row.executable
+    return (
+        *facts,
+        f"{program.seconds:.0f} s",
+        f"{row.gflops:.1f}",
+        str(program.batch),
+        f"{program.argument_bytes / 1e6:.0f}",
+        f"{program.temporary_bytes / 1e6:.0f}",
+        f"{program.moved_bytes / 1e9:.1f}",
+        f"{program.scores_bytes / 1e6:.0f}" if program.scores_bytes else "none",
+        ", ".join(f"{count} {name}" for name, count in program.custom_calls.items()) or "0",
         f"{program.highest} of {program.products}",
     )
 

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import jax
+from jax.extend.core import Jaxpr
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.model import Model
@@ -80,9 +81,14 @@ def step_flops(model: Model, step: str) -> float:
 
     Counted in the program for a CPU, which keeps every product for the backward pass.
     """
+    return product_flops(traced_step(model, step)) / BATCH
+
+
+def traced_step(model: Model, step: str) -> Jaxpr:
+    """The step of `BATCH` examples in the form for a CPU."""
     setup = setup_of(model, step, make_mesh(jax.devices("cpu")[:1]), BATCH)
     jitted, arguments = abstract_step(setup)
-    return product_flops(jax.make_jaxpr(jitted)(*arguments).jaxpr) / BATCH
+    return jax.make_jaxpr(jitted)(*arguments).jaxpr
 
 
 def setup_of(model: Model, step: str, mesh: Mesh, batch: int) -> Setup:

@@ -145,7 +145,7 @@ def _equation_flops(equation: Any) -> int:
         kernel = equation.invars[1].aval
         out_channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         return 2 * equation.outvars[0].aval.size * kernel.size // out_channels
-    inner = [product_flops(jaxpr) for jaxpr in _jaxprs(params)]
+    inner = [product_flops(jaxpr) for jaxpr in subprograms(params)]
     if name == "while" and any(inner):
         raise ValueError("products inside a loop of unknown length: their number cannot be counted")
     if name == "cond":  # the default comes last
@@ -153,7 +153,8 @@ def _equation_flops(equation: Any) -> int:
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def subprograms(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    """The programs among an equation's params, such as the body of a scan."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):

@@ -13,10 +13,10 @@ _COLLECTIVE = re.compile(
     r"(all-reduce|all-gather|all-to-all|ragged-all-to-all|reduce-scatter|collective-permute"
     r"|collective-broadcast)(?:-start)?"
 )
-_NAMED = re.compile(r"\s*(?:ROOT )?%(?P<name>\S+) = (?P<rest>.*)")
+_NAMED = re.compile(r"\s*(?P<root>ROOT )?%(?P<name>\S+) = (?P<rest>.*)")
 _OPCODE = re.compile(r"(?P<type>.*?) (?P<opcode>[a-z][\w-]*)\((?P<operands>[^()]*)\)(?P<attributes>.*)")
 _HEADER = re.compile(r"(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{$")
-_SHAPE = re.compile(r"^(?P<dtype>\w+)\[(?P<sizes>[\d,]*)\]")
+_SHAPE = re.compile(r"\b(?P<dtype>[a-z]\w*)\[(?P<sizes>[\d,]*)\]")
 _BITS = re.compile(r"\d+")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body)=%([\w.-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}|\b(?:true|false)_computation=(%[\w.-]+)")
@@ -25,7 +25,10 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True)
 class Instruction:
-    """`shape` is () for a tuple and for a scalar; `dtype`, such as "bf16", is "" for a tuple."""
+    """`shape` is () for a tuple and for a scalar; `dtype`, such as "bf16", is "" for a tuple.
+
+    result_bytes: of the result without the padding of tiles, all parts of a tuple together.
+    """
 
     opcode: str
     shape: tuple[int, ...]
@@ -33,13 +36,12 @@ class Instruction:
     attributes: str
     literal: str = ""  # of a constant
     dtype: str = ""
+    result_bytes: int = 0
 
     @property
     def bytes(self) -> int:
         """The size of the result, without the padding of tiles; 0 for a tuple."""
-        bits = _BITS.search(self.dtype)  # "f8e4m3fn" has 8, and "s4" packs two values into a byte
-        width = int(bits[0]) if bits else 8 * (self.dtype == "pred")
-        return math.ceil(math.prod(self.shape) * width / 8)
+        return self.result_bytes if self.dtype else 0
 
     @property
     def collective(self) -> str | None:
@@ -51,6 +53,7 @@ class Instruction:
 @dataclass
 class Computation:
     instructions: dict[str, Instruction] = field(default_factory=dict)
+    root: str = ""  # the name of the instruction whose result is the computation's
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.instructions[name].shape
@@ -68,6 +71,7 @@ class CompiledProgram:
                 self.entry = header["name"] if header["entry"] else self.entry
             elif named := _NAMED.match(line):
                 current.instructions[named["name"]] = _instruction(named["rest"])
+                current.root = named["name"] if named["root"] else current.root
         if not self.entry:
             raise ValueError("the text of no compiled program: it has no entry computation")
 
@@ -141,12 +145,21 @@ def _instruction(rest: str) -> Instruction:
     match = _OPCODE.match(rest)
     if match is None:  # e.g. a constant whose value has brackets, or a tuple parameter
         return Instruction("", (), (), rest)
-    shape = _SHAPE.match(match["type"])
-    sizes = tuple(map(int, filter(None, shape["sizes"].split(",")))) if shape else ()
-    inside = match["operands"]
+    parts = [(part["dtype"], _sizes(part["sizes"])) for part in _SHAPE.finditer(match["type"])]
+    dtype, sizes = parts[0] if parts and not match["type"].startswith("(") else ("", ())
+    inside, total = match["operands"], sum(_array_bytes(*part) for part in parts)
     operands = tuple(re.findall(r"%([\w.-]+)", inside))
-    dtype = shape["dtype"] if shape else ""
-    return Instruction(match["opcode"], sizes, operands, match["attributes"], inside, dtype)
+    return Instruction(match["opcode"], sizes, operands, match["attributes"], inside, dtype, total)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, filter(None, text.split(","))))
+
+
+def _array_bytes(dtype: str, sizes: tuple[int, ...]) -> int:
+    bits = _BITS.search(dtype)  # "f8e4m3fn" has 8, and "s4" packs two values into a byte
+    width = int(bits[0]) if bits else 8 * (dtype == "pred")
+    return math.ceil(math.prod(sizes) * width / 8)
 
 
 def _dot_flops(computation: Computation, dot: Instruction) -> int:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.models import tpu_table, weak_scaling
+from benchmarks.models import aot_table, weak_scaling
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
@@ -31,6 +31,7 @@ from clipjax.estimates.aot import (
 )
 from clipjax.estimates.aot_tables import table_cells, table_titles
 from clipjax.estimates.flops import forward_of, product_flops
+from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.arch import families, family_of, load_arch
 from clipjax.models.network import Network
 
@@ -159,8 +160,9 @@ ROOT %d.1 = f32[8,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, operand_precisi
 def test_what_is_read_from_an_executable() -> None:
     sizes = {"argument": 5, "temp": 6, "output": 4, "alias": 3}
     memory = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
-    compiled: Any = SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: HLO)
-    assert aot._read(compiled, 8, 1.0) == Executable(8, 5, 7, {"all-reduce": 1, "all-gather": 1}, 2, 1, 1.0)
+    compiled: Any = SimpleNamespace(memory_analysis=lambda: memory)
+    found = aot.read_executable(compiled, CompiledProgram(HLO), 8, 1.0)
+    assert found == Executable(8, 5, 7, {"all-reduce": 1, "all-gather": 1}, 2, 1, 1.0)
 
 
 def test_cells_say_why_a_program_does_not_compile() -> None:
@@ -194,10 +196,10 @@ def test_the_programs_of_models() -> None:
 
 def test_the_kept_table_is_that_of_its_record() -> None:
     records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
-    assert (ROOT / "docs" / "hardware" / "tpu.md").read_text() == tpu_table.page(records)
-    assert tpu_table.RATES.read_text() == tpu_table.rates(records)
+    assert (ROOT / "docs" / "hardware" / "tpu.md").read_text() == aot_table.page(records)
+    assert aot_table.RATES.read_text() == aot_table.rates(records)
     seen = set()
-    for row in map(tpu_table.row_of, records):
+    for row in map(aot_table.row_of, records):
         assert row.executable is not None, row
         if row.tower in aot_training.STEPS:
             continue
@@ -207,7 +209,7 @@ def test_the_kept_table_is_that_of_its_record() -> None:
         assert row.executable.collectives == {}, row
         seen.add(family_of(getattr(model_card(row.model).arch, row.tower)).name)
     missing = set(families()) - seen
-    assert not missing, "benchmarks/models/tpu_table.py compiles a member of the missing family"
+    assert not missing, "benchmarks/models/aot_table.py compiles a member of the missing family"
 
 
 def test_the_kept_programs_of_vision_language_models() -> None:
@@ -234,7 +236,7 @@ def test_the_kept_programs_of_vision_language_models() -> None:
 def test_the_kept_training_steps() -> None:
     """A chip alone has no collectives; those of a slice sum gradients, and gather features of all pairs."""
     records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
-    rows = [tpu_table.row_of(record) for record in records if record["tower"] in aot_training.STEPS]
+    rows = [aot_table.row_of(record) for record in records if record["tower"] in aot_training.STEPS]
     assert {(row.tower, row.chip) for row in rows} >= {
         (step, chip) for step in aot_training.STEPS for chip in ("v5e", "v5e:2x2")
     }

@@ -37,8 +37,8 @@ class ModelsOptions:
         str | None,
         typer.Option(
             metavar="CHIPS",
-            help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e): minutes per "
-            "model. Needs the extra `tpu`, but no TPU.",
+            help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e) or GPUs "
+            "(h100): minutes per model. Needs a compiler (`make tpu-env`, `make gpu-aot-env`), but no chip.",
         ),
     ] = None
 
@@ -87,15 +87,22 @@ def _list(options: ModelsOptions) -> None:
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     """Compile, and print each executable as JSON as soon as it is known."""
-    from clipjax.estimates.aot_language import count, table_of
-    from clipjax.estimates.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
+    from clipjax.estimates import aot_tables
+    from clipjax.estimates.aot_targets import by_kind, count, rows_of
     from clipjax.progress import progress_through
 
-    rows = progress_through(table_of(ids, chips), count(ids, chips), "compiling", "program")
+    tpus, gpus = by_kind(chips)
+    rows = progress_through(rows_of(ids, tpus, gpus), count(ids, tpus, gpus), "compiling", "program")
     if as_json:
         for row in rows:
             say(json.dumps(row.to_dict()))
         return
     done = list(rows)
-    print_table(table_titles(), [table_cells(row) for row in done])
-    print_table(estimate_titles(), list(filter(None, map(estimate_cells, done))))
+    of_gpus = [row for row in done if row.chip in gpus]
+    of_tpus = [row for row in done if row.chip not in gpus]
+    if of_tpus:
+        print_table(aot_tables.table_titles(), list(map(aot_tables.table_cells, of_tpus)))
+        estimated = list(filter(None, map(aot_tables.estimate_cells, of_tpus)))
+        print_table(aot_tables.estimate_titles(), estimated)
+    if of_gpus:
+        print_table(aot_tables.gpu_titles(), list(map(aot_tables.gpu_cells, of_gpus)))

@@ -1,0 +1,213 @@
+"""Towers and training steps compiled for GPUs without a GPU, as `clipjax.estimates.aot` does for TPUs.
+
+XLA's compiler for GPUs takes a description of the card (configs/gpu_targets/) in place of the card. Only its
+autotuning needs one. It is off, so tiles and the choice between libraries are XLA's guesses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import jax
+from jax.extend.core import Jaxpr
+from jax.sharding import Mesh
+
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.model import Model
+from clipjax.devices.sharding import abstract_on, batch_sharding, replicated
+from clipjax.estimates import aot, aot_training
+from clipjax.estimates.aot import Executable, TowerRow
+from clipjax.estimates.flops import forward_of, product_flops, subprograms
+from clipjax.estimates.gpu_targets import Gpu, answers_of, gpu_mesh, load_gpus, use_gpu_compiler
+from clipjax.estimates.hlo import PRODUCTS, CompiledProgram, Instruction
+from clipjax.estimates.traffic import arrays, moved_bytes
+from clipjax.finetune.dry_run import abstract_model, abstract_step
+from clipjax.guards import known_name
+from clipjax.models.precision import Precision
+
+PARTS = ("vision", "text", *aot_training.STEPS)
+BATCH = 256  # examples of a tower; of a step `aot_training.BATCH`
+
+_OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_LIBRARY_PRODUCTS = ("__cublas$", "__cudnn$conv")
+_HIGHEST = re.compile(r'operand_precision=\{highest,highest\}|"operand_precision":\["HIGHEST","HIGHEST"\]')
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuExecutable(Executable):
+    """`products` and `highest` include those of cuBLAS and cuDNN.
+
+    Attributes:
+        moved_bytes: what operations read and write (`clipjax.estimates.traffic`).
+        custom_calls: calls of libraries, by name; one inside a loop counts once.
+        scores_bytes: of the largest array of attention's scores [batch, heads, queries, keys] in memory; 0:
+            none.
+    """
+
+    moved_bytes: int
+    custom_calls: dict[str, int]
+    scores_bytes: int
+
+
+@dataclass(frozen=True)
+class GpuProgram:
+    """A tower or a step before it is compiled.
+
+    Attributes:
+        facts: the first fields of its row: model, tower and precision.
+        lower: (mesh, batch) -> the program for the mesh's GPU.
+        traced: its general form, of `examples` examples.
+    """
+
+    facts: tuple[str, str, Precision]
+    lower: Callable[[Mesh, int], jax.stages.Lowered]
+    traced: Jaxpr
+    examples: int
+
+
+def gpu_table(
+    ids: Sequence[str],
+    gpus: Sequence[str],
+    *,
+    parts: Sequence[str] = ("vision", "text"),
+    precisions: Sequence[Precision] = get_args(Precision),
+    start: int = BATCH,
+) -> Iterator[TowerRow]:
+    """Compile towers and training steps for one GPU each, with JAX switched to the CPU.
+
+    A program takes ten seconds to a minute. Vision-language models have none.
+
+    Args:
+        gpus: names of configs/gpu_targets/.
+        parts: of `PARTS`; a step is compiled in "fast" only.
+        start: the first batch tried (of a step at most `aot_training.BATCH`); what does not fit is halved.
+
+    Raises:
+        UsageError: an unknown model or GPU, or an environment without the compiler.
+    """
+    known = load_gpus()
+    for name in gpus:
+        known_name("GPU", name, known)
+    wanted = _programs(ids, parts, precisions)
+    use_gpu_compiler()
+    for program in wanted:
+        for gpu in map(known.__getitem__, gpus):
+            yield _row(program, gpu, start)
+
+
+# --- programs ---
+
+
+def _programs(
+    ids: Sequence[str], parts: Sequence[str], precisions: Sequence[Precision]
+) -> Iterator[GpuProgram]:
+    """Lazily: to trace a step takes seconds."""
+    towers = [part for part in parts if part not in aot_training.STEPS]
+    found = aot.programs(ids, towers=towers, precisions=precisions)
+    steps = [(abstract_model(name), step) for name in ids for step in parts if step in aot_training.STEPS]
+    return itertools.chain(itertools.starmap(tower_program, found), itertools.starmap(step_program, steps))
+
+
+def tower_program(card: Card, tower: str, precision: Precision) -> GpuProgram:
+    plain, forward = (forward_of(card, tower, precision, platform) for platform in (None, "gpu"))
+
+    def lower(mesh: Mesh, batch: int) -> jax.stages.Lowered:
+        whole, split = replicated(mesh), batch_sharding(mesh)
+        params = jax.tree.map(lambda leaf: abstract_on(leaf, whole), forward.params)
+        return jax.jit(forward.function).lower(params, forward.batch(batch, split))
+
+    traced = jax.make_jaxpr(plain.function)(plain.params, plain.batch(1)).jaxpr
+    return GpuProgram((card.id, tower, precision), lower, traced, 1)
+
+
+def step_program(model: Model, step: str) -> GpuProgram:
+    def lower(mesh: Mesh, batch: int) -> jax.stages.Lowered:
+        jitted, arguments = abstract_step(aot_training.setup_of(model, step, mesh, batch))
+        return jitted.lower(*arguments)
+
+    traced = aot_training.traced_step(model, step)
+    return GpuProgram((model.card.id, step, "fast"), lower, traced, aot_training.BATCH)
+
+
+def score_shapes(program: Jaxpr) -> set[tuple[int, ...]]:
+    """(queries, keys) of each softmax over arrays [batch, heads, queries, keys], without single queries."""
+    shapes: set[tuple[int, ...]] = set()
+    for equation in program.eqns:
+        results: list[Any] = [each.aval for each in equation.outvars if equation.primitive.name == "exp"]
+        shapes |= {each.shape[-2:] for each in results if each.ndim >= 4 and each.shape[-2] > 1}
+        for inner in subprograms(equation.params):
+            shapes |= score_shapes(inner)
+    return shapes
+
+
+# --- compiling ---
+
+
+def compile_for(
+    gpu: Gpu, lower: Callable[[Mesh, int], jax.stages.Lowered], batch: int, shapes: Container[tuple[int, ...]]
+) -> GpuExecutable | None:
+    """The program of a batch; None if the card's memory is too small.
+
+    Args:
+        lower: (mesh, batch) -> the program, lowered for the mesh's GPU.
+        shapes: (queries, keys) of arrays that are attention's scores.
+
+    Raises JaxRuntimeError if it does not compile.
+    """
+    with answers_of(gpu):
+        lowered = lower(gpu_mesh(gpu), batch)
+
+    def read(compiled: jax.stages.Compiled, seconds: float) -> GpuExecutable:
+        return read_executable(compiled, batch, seconds, shapes)
+
+    return aot.fitting(lowered, gpu.memory_bytes, read, _OPTIONS)
+
+
+def _row(program: GpuProgram, gpu: Gpu, start: int) -> TowerRow:
+    gflops = product_flops(program.traced) / program.examples / 1e9
+    first = min(start, aot_training.BATCH) if program.facts[1] in aot_training.STEPS else start
+    row = TowerRow(*program.facts, gpu.name, gflops, None, start=first)
+    shapes = score_shapes(program.traced)
+    try:
+        found = aot.largest(lambda batch: compile_for(gpu, program.lower, batch, shapes), first)
+    except jax.errors.JaxRuntimeError as error:
+        return dataclasses.replace(row, problem=str(error).splitlines()[0])
+    problem = None if found else f"not one example fits {gpu.memory_bytes / 2**30:.0f} GiB"
+    return dataclasses.replace(row, executable=found, problem=problem)
+
+
+# --- reading ---
+
+
+def read_executable(
+    compiled: jax.stages.Compiled, batch: int, seconds: float, shapes: Container[tuple[int, ...]]
+) -> GpuExecutable:
+    """The facts of a compiled program; `shapes` as in `compile_for`."""
+    program = CompiledProgram(compiled.as_text() or "")
+    products = [each for each in program.instructions() if _is_product(each)]
+    scores = [
+        each.bytes
+        for each in arrays(program)
+        if len(each.shape) >= 3 and (each.shape[-2:] in shapes or each.shape[:-3:-1] in shapes)
+    ]
+    targets = (_TARGET.search(each.attributes) for each in program.instructions())
+    facts = vars(aot.read_executable(compiled, program, batch, seconds)) | {
+        "products": len(products),
+        "highest": sum(_HIGHEST.search(each.attributes) is not None for each in products),
+        "moved_bytes": moved_bytes(program),
+        "custom_calls": dict(Counter(target[1] for target in targets if target)),
+        "scores_bytes": max(scores, default=0),
+    }
+    return GpuExecutable(**facts)
+
+
+def _is_product(each: Instruction) -> bool:
+    target = _TARGET.search(each.attributes)
+    return each.opcode in PRODUCTS or (target is not None and target[1].startswith(_LIBRARY_PRODUCTS))
