@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import TypeCheckError
+from _shapes import checked
+from jaxtyping import Float, TypeCheckError, jaxtyped
+from numpy.typing import ArrayLike
 
 from clipjax.data.labels import LabelSpace
 from clipjax.heads.head import Head
@@ -37,3 +39,17 @@ def test_heads_refuse_a_wrong_shape() -> None:
     space = LabelSpace("three", ("a", "b", "c"), ("a", "b", "c"))
     with pytest.raises(TypeCheckError, match="bias"):
         Head(jnp.zeros((4, 3)), jnp.zeros(4), 1.0, False, space)
+
+
+@jaxtyped(typechecker=checked)
+def shifted(values: Float[np.ndarray, " K"], by: ArrayLike) -> Float[np.ndarray, " K"]:
+    return values + np.asarray(by)
+
+
+def test_shapes_beside_an_array_like_are_checked() -> None:
+    """What `ArrayLike` allows is not."""
+    np.testing.assert_array_equal(shifted(np.ones(2), [1, 2]), [2, 3])
+    with pytest.raises(TypeCheckError, match="values"):
+        shifted(np.ones((2, 2)), 1)
+    with pytest.raises(TypeCheckError, match="return"):
+        shifted(np.ones(2), np.ones((3, 2)))
