@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from docs.generate.claims import claims_part
 from docs.generate.commands import commands_part
+from docs.generate.comparisons import comparisons_part
 from docs.generate.config_files import config_files_part
 from docs.generate.corruptions import corruptions_part
 from docs.generate.data_sets import data_sets_part
@@ -18,6 +19,7 @@ from docs.generate.stage import Parts
 PARTS: Parts = {
     "claims": claims_part,
     "commands": commands_part,
+    "comparisons": comparisons_part,
     "config_files": config_files_part,
     "corruptions": corruptions_part,
     "data_sets": data_sets_part,

@@ -18,6 +18,7 @@ from clipjax.cli import app
 from clipjax.data.cards import registered_cards
 from clipjax.evaluation.request import Request
 from clipjax.results.row import Row
+from clipjax.tasks.task import all_tasks
 from docs.generate.commands import commands
 from docs.generate.config_files import RECORDS
 from docs.generate.markdown import attributes, code, text
@@ -49,10 +50,17 @@ def test_every_command_has_a_section() -> None:
     assert re.findall(r"^## (clipjax .*)", made("commands"), re.MULTILINE) == names
 
 
-def test_every_model_data_set_and_field_is_there() -> None:
+def test_every_model_data_set_field_and_headline_is_there() -> None:
+    compared = {name: task for name, task in all_tasks().items() if task.paired}
+    headlines = {
+        *compared,
+        *(each for task in compared.values() for names in task.headlines for each in names),
+    }
+    assert len(compared) > 10
     missing = {
         "models": {f"`{name}`" for name in model_ids()},
         "data_sets": {card.name.partition(":")[0] for card in registered_cards()},
+        "comparisons": {f"`{name}`" for name in headlines},
         "result_row": {f"`{name}`" for name in Row.__annotations__},
         "config_files": {f"`{each.name}`" for each in fields(Request)},
         "python": {f":: clipjax.{name}\n" for name in clipjax.__all__ if not name.startswith("_")},
