@@ -21,7 +21,6 @@
     published_page    the tables of docs/study/published_numbers.md, likewise
     expected_cells    configs/expected_cells.json, likewise: a model's number from its other ones; prints the
                       errors and coverage of architecture families that are left out of the fits
-    data_page         the table of docs/how_to/getting_the_data.md
     row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
     keywords          clipjax/evaluation/evaluate.pyi: the keywords of clipjax.evaluate
@@ -246,12 +245,6 @@ def expected_cells() -> None:
     write(_expected_cells.RECORD, _expected_cells.text(tables))
 
 
-def data_page() -> None:
-    import _data_page
-
-    write(_data_page.PAGE, _data_page.page())
-
-
 def row_schema() -> None:
     write(CONFIGS / "result_row.schema.json", row_schema_text())
 
@@ -293,7 +286,7 @@ RECORDS: dict[str, Callable[[], None]] = {
     for record in (
         *(open_clip, timm, parity, open_clip_parity, flops),
         *(tpu, gpu_aot, estimated_rates, cost, tested_versions, published, published_page, expected_cells),
-        *(data_page, row_schema, refusals, keywords, house),
+        *(row_schema, refusals, keywords, house),
     )
 }
 

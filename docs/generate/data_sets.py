@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from clipjax.data.card_files import CardFile
 from clipjax.data.cards import DatasetCard, registered_cards
-from clipjax.data.file_words import total_words, way_lines
+from clipjax.data.file_words import checksum_kind, total_words, way, way_lines
 from docs.generate.markdown import code, section, table, text
 
 DEMO = "Made by the demo"
@@ -21,6 +22,26 @@ def data_sets_part() -> str:
         if cards[0].demo
     ]
     return "".join(parts) + section(DEMO, table(["data set", "what it is", "tasks"], demo))
+
+
+def files_part() -> str:
+    """A line for each data set or family that has files; those that come in the same files share one."""
+    groups: dict[tuple[CardFile, ...], list[list[DatasetCard]]] = {}
+    for family in by_family(card for card in registered_cards() if card.files).values():
+        files = tuple(dict.fromkeys(file for card in family for file in card.files))
+        groups.setdefault(files, []).append(family)
+    heads = ["data set", "files", "size", "checksum", "licence", "get"]
+    return table(heads, (_files(files, families) for files, families in groups.items()))
+
+
+def _files(files: Sequence[CardFile], families: Sequence[Sequence[DatasetCard]]) -> list[str]:
+    counts = {cards[0].name.partition(":")[0]: len(cards) for cards in families}
+    names = (f"{code(f'{name}:*')} ({n})" if n > 1 else code(name) for name, n in counts.items())
+    published = [file for file in files if file.needs != "made"]
+    listed = ", ".join(file.name for file in published) if len(published) < 3 else f"{len(published)} files"
+    kinds = dict.fromkeys(map(checksum_kind, published))
+    licence = text(families[0][0].licence or "")
+    return [", ".join(names), text(listed), total_words(published), ", ".join(kinds), licence, way(files)]
 
 
 def by_family(cards: Iterable[DatasetCard]) -> dict[str, list[DatasetCard]]:

@@ -7,7 +7,7 @@ from docs.generate.commands import commands_part
 from docs.generate.comparisons import comparisons_part
 from docs.generate.config_files import config_files_part
 from docs.generate.corruptions import corruptions_part
-from docs.generate.data_sets import data_sets_part
+from docs.generate.data_sets import data_sets_part, files_part
 from docs.generate.figures import figures_part
 from docs.generate.models import families_part, models_part, open_clip_part
 from docs.generate.published_sources import published_sources_part
@@ -25,6 +25,7 @@ PARTS: Parts = {
     "data_sets": data_sets_part,
     "families": families_part,
     "figures": figures_part,
+    "files": files_part,
     "metrics": metrics_part,
     "models": models_part,
     "open_clip": open_clip_part,

@@ -10,7 +10,6 @@ import zipfile
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-import _data_page
 import pytest
 
 from clipjax.data.card_files import CardFile
@@ -284,10 +283,3 @@ def test_the_stimuli_alone_are_unpacked_of_their_repository(tmp_path: Path) -> N
 def test_arrangements_are_there(files: dict[str, list[CardFile]]) -> None:
     named = {file.arrange for some in files.values() for file in some if file.arrange is not None}
     assert named == {"imagenet_train", "imagenet_val"} == {*ARRANGEMENTS.names()}
-
-
-def test_the_page_has_the_cards_files() -> None:
-    text = _data_page.PAGE.read_text(encoding="utf-8")
-    assert text == _data_page.page(), "run `.venv/bin/python tests/records.py data_page`"
-    assert "| `imagenet_c:*` (95) | 5 files | about 62.0 GB | MD5 |" in text
-    assert "| `mscoco`, `mscoco_5captions` | val2014.zip, caption_datasets.zip | 6.7 GB | SHA-256 |" in text

@@ -71,6 +71,14 @@ def test_every_model_data_set_field_and_headline_is_there() -> None:
         assert {name for name in names if name not in text_of_part} == set(), part
 
 
+def test_a_line_has_the_files_of_a_family_and_of_data_sets_that_share_them() -> None:
+    assert "| `imagenet_c:*` (95) | 5 files | about 62.0 GB | MD5 |" in made("files")
+    line = "| `mscoco`, `mscoco_5captions` | val2014.zip, caption\\_datasets.zip | 6.7 GB | SHA-256 |"
+    assert line in made("files")
+    with_files = {card.name.partition(":")[0] for card in registered_cards() if card.files}
+    assert set(re.findall(r"`(\w+)(?::\*)?`", made("files"))) == with_files
+
+
 def test_every_refusal_of_the_list_is_there() -> None:
     listed = (Path(__file__).parents[1] / "refusals.txt").read_text(encoding="utf-8").splitlines()
     errors = [line.partition(": ")[2] for line in listed if line.startswith(("DataError", "UsageError"))]
