@@ -11,6 +11,9 @@ from typing import Any
 from clipjax.checkpoints.card import Card, Preprocess, WeightsSource
 from clipjax.data.card_files import CardFile
 from clipjax.data.cards import DatasetCard
+from clipjax.data.corrupted.opener import CorruptionTable
+from clipjax.data.pairs.matching import Matching
+from clipjax.data.questions import Question
 from clipjax.embeddings.compute import Compute
 from clipjax.evaluation.request import Request
 from clipjax.finetune.recipe import Recipe
@@ -42,6 +45,9 @@ RECORDS = (
     Described(Suite, "Suite", "A suite of `clipjax sweep`, as it is after reading."),
     Described(DatasetCard, "Data card", "A file of `configs/datasets`, or a card of your own."),
     Described(CardFile, "File of a data card", "An entry of `[[files]]` in a data card."),
+    Described(Question, "Questions of a data card", "The table `[question]` of a data card."),
+    Described(CorruptionTable, "Corruption of a data card", "The table `[corruption]` of a data card."),
+    Described(Matching, "Matching of a data card", "The table `[matching]` of a data set of pairs."),
     Described(Recipe, "Fine-tuning recipe", "A file of `configs/finetune`, or `--recipe FILE`."),
     Described(Optimizer, "Optimizer", "The table `[optimizer]` of a recipe."),
     Described(Schedule, "Schedule", "The table `[schedule]` of a recipe."),

@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 
 from clipjax.corruptions.corruption import SEVERITIES, Corruption, constants_of, corruptions
-from docs.generate.markdown import code, section, table, text
+from docs.generate.markdown import code, table, text
 
 
 def corruptions_part() -> str:
-    """A section for each source, with a line for each corruption."""
+    """A table for each source, with a line for each corruption."""
     by_source: dict[str, list[Corruption]] = {}
     for record in corruptions().values():
         by_source.setdefault(record.source, []).append(record)
     heads = ["name", "definition", "constants, severity 1 to 5", "choices, and what is approximate", "needs"]
     return "".join(
-        section(text(source[:1].upper() + source[1:]), table(heads, map(_cells, records)), level=3)
+        f"{text(source[:1].upper() + source[1:])}:\n\n{table(heads, map(_cells, records))}"
         for source, records in by_source.items()
     )
 
