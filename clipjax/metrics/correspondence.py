@@ -9,7 +9,7 @@ Interpolation is linear. So the products of all pairs of points are interpolated
 pairs of cells: `nearest` does this row by row and never holds features or products of all points.
 `nearest_direct` is the definition: interpolate, normalise, multiply.
 
-    sampling = interpolation("bicubic", cells=(32, 32), points=(128, 128))
+    sampling = interpolation("bicubic", cells=(32, 32), points=(64, 64))
     matches = strongest_matches(map0, map1, sampling, valid0, valid1, 1000)
 """
 
