@@ -1,0 +1,178 @@
+"""What cuDNN's fused attention would change in clipjax's programs for a GPU, compiled without one.
+
+    make gpu-aot-env
+    .venv-gpu-aot/bin/python benchmarks/models/gpu_attention.py
+
+Compiles towers and a training step in `fast` as they are, and with cuDNN's attention in place of
+`attention.mix` (no model of clipjax uses it yet). Then lists the shapes, dtypes and masks that JAX takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Annotated, Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import typer
+from jax import Array
+from jax.sharding import Mesh
+
+from benchmarks.models.aot_table import markdown_table
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.devices.sharding import batch_sharding
+from clipjax.estimates import aot_gpu
+from clipjax.estimates.aot_gpu import GpuExecutable, GpuProgram
+from clipjax.estimates.aot_training import STEPS
+from clipjax.estimates.gpu_targets import Gpu, load_gpus, use_gpu_compiler
+from clipjax.finetune.dry_run import abstract_model
+from clipjax.models.modules import attention
+
+CASES = (
+    ("vit_b_32-openai", "vision", 256),
+    ("vit_l_14-openai", "vision", 256),
+    ("vit_l_14-openai", "text", 256),
+    ("vit_b_16-openai", "train:cross_entropy", 64),
+)
+HEAD_SIZES = (32, 64, 72, 80, 90, 104, 128, 256, 264)
+MASKS: dict[str, dict[str, Any]] = {
+    "no mask": {},
+    "causal": {"is_causal": True},
+    "lengths": {"lengths": True},
+    "lengths and causal": {"lengths": True, "is_causal": True},
+    "a mask [rows, 1, queries, keys]": {"mask": "row"},
+    "a mask [rows, heads, queries, keys]": {"mask": "head"},
+    "a mask [rows, 1, 1, keys]": {"mask": "key"},
+}
+TITLES = ("model", "tower", "batch", "attention", "temporaries (MB)", "moved (GB)", "scores (MB)", "calls")
+
+
+def main(
+    gpu: Annotated[str, typer.Option(help="Of configs/gpu_targets/.")] = "h100",
+    only: Annotated[str, typer.Option(help="Only cases with this in their model's name.")] = "",
+) -> None:
+    """Compare programs with and without cuDNN's attention, and list what it takes."""
+    use_gpu_compiler()
+    card, rows = load_gpus()[gpu], []
+    for name, part, batch in CASES:
+        for form in ("clipjax", "cuDNN") if only in name else ():
+            program = program_of(name, part)  # anew: JAX keeps what it traced
+            shapes = aot_gpu.score_shapes(program.traced)
+            cudnn = fused(is_causal=part == "text", even=part in STEPS)
+            with cudnn if form == "cuDNN" else contextlib.nullcontext():
+                found = aot_gpu.compile_for(card, program.lower, batch, shapes)
+            rows.append((name, part, str(batch), form, *cells(found)))
+    print(markdown_table(TITLES, rows))
+    for case, answer in taken(card):
+        print(f"{case}: {answer}")
+
+
+def program_of(name: str, part: str) -> GpuProgram:
+    if part in STEPS:
+        return aot_gpu.step_program(abstract_model(name), part)
+    return aot_gpu.tower_program(model_card(name), part, "fast")
+
+
+def cells(found: GpuExecutable | None) -> tuple[str, ...]:
+    if found is None:
+        return ("does not fit", "-", "-", "-")
+    return (
+        f"{found.temporary_bytes / 1e6:.0f}",
+        f"{found.moved_bytes / 1e9:.1f}",
+        f"{found.scores_bytes / 1e6:.0f}" if found.scores_bytes else "none",
+        ", ".join(f"{count} {name}" for name, count in found.custom_calls.items()) or "0",
+    )
+
+
+@contextlib.contextmanager
+def fused(*, is_causal: bool, even: bool) -> Iterator[None]:
+    """Inside, every attention is cuDNN's.
+
+    Args:
+        is_causal: with a causal mask; else without one.
+        even: a token of padding makes the number of tokens even: JAX 0.10 refuses to train with an odd one.
+    """
+
+    def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
+        assert bias is None, "these towers have none"
+        assert (visible is not None) == is_causal
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [batch, tokens, heads, d]
+        tokens, options = q.shape[1], {"is_causal": is_causal, "implementation": "cudnn"}
+        if even:
+            q, k, v = (jnp.pad(x, ((0, 0), (0, tokens % 2), (0, 0), (0, 0))) for x in (q, k, v))
+            counted = jnp.full(q.shape[0], tokens, jnp.int32)
+            options |= {"query_seq_lengths": counted, "key_value_seq_lengths": counted}
+        mixed = jax.nn.dot_product_attention(q, k, v, **options)
+        return mixed[:, :tokens].swapaxes(1, 2)
+
+    with mock.patch.object(attention, "mix", mix):
+        yield
+
+
+def taken(gpu: Gpu) -> Iterator[tuple[str, str]]:
+    """(a form of attention, "yes" or JAX's reason to refuse it)."""
+    for size in HEAD_SIZES:
+        yield f"heads of {size} numbers", tried(gpu, size=size)
+    for dtype in (jnp.float32, jnp.float16, jnp.bfloat16):
+        yield jnp.dtype(dtype).name, tried(gpu, dtype=dtype)
+    for name, options in MASKS.items():
+        for step, tokens in ((False, 257), (True, 257), (True, 258)):
+            case = f"{name}, {tokens} tokens, {'a step' if step else 'a pass'}"
+            yield case, tried(gpu, tokens, step=step, **options)
+
+
+def tried(
+    gpu: Gpu,
+    tokens: int = 257,
+    *,
+    size: int = 64,
+    dtype: Any = jnp.bfloat16,
+    step: bool = False,
+    mask: str = "",
+    lengths: bool = False,
+    is_causal: bool = False,
+) -> str:
+    """Lower and compile one attention of 2 images and 4 heads.
+
+    Args:
+        size: numbers of a head.
+        step: with its gradients.
+        mask: a mask of booleans for each "row", "head" (and row), or "key" (and row).
+        lengths: each row has a number of tokens that count.
+    """
+    shapes = {"row": (2, 1, tokens, tokens), "head": (2, 4, tokens, tokens), "key": (2, 1, 1, tokens)}
+
+    def attend(x: Array, mask: Array | None, lengths: Array | None) -> Array:
+        return jax.nn.dot_product_attention(
+            *(x, x, x),
+            mask=mask,
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+            is_causal=is_causal,
+            implementation="cudnn",
+        )
+
+    def gradient(x: Array, *rest: Any) -> Array:
+        return jax.grad(lambda x: attend(x, *rest).astype(jnp.float32).sum())(x)
+
+    def lower(mesh: Mesh, batch: int) -> jax.stages.Lowered:
+        of = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
+        masked = of(shapes[mask], jnp.bool_) if mask else None
+        counted = of((batch,), jnp.int32) if lengths else None
+        return jax.jit(gradient if step else attend).lower(
+            of((batch, tokens, 4, size), dtype), masked, counted
+        )
+
+    try:
+        found = aot_gpu.compile_for(gpu, lower, 2, {(tokens, tokens)})
+    except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError) as error:
+        return str(error).splitlines()[0]
+    assert found is not None
+    return "yes" if not found.scores_bytes else f"yes, with an array of {found.scores_bytes} bytes"
+
+
+if __name__ == "__main__":
+    typer.run(main)
