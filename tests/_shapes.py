@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from beartype import BeartypeConf, FrozenDict, beartype
+from jaxtyping import AbstractArray
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,17 +20,24 @@ ANNOTATED = [
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As typing has it, an int is a float, too. Protocols are not checked: that would read the properties.
+    """The function with a check of its arguments and result, if it states a shape.
 
+    Others are left as they are: pyright checks their types, and a function inside another is made anew, check
+    and all, each time that the other runs, which was an eighth of the time of tracing.
+
+    As typing has it, an int is a float, too. Protocols are not checked: that would read the properties.
     Nor are NumPy's, of which `ArrayLike` has several: Python 3.11 takes 60 us for each call to check them.
     """
-    protocols = {each for hint in function.__annotations__.values() for each in _protocols(hint)}
+    hints = [part for hint in function.__annotations__.values() for part in _parts(hint)]
+    if not any(isinstance(hint, type) and issubclass(hint, AbstractArray) for hint in hints):
+        return function
+    protocols = {hint for hint in hints if getattr(hint, "_is_protocol", False)}
     overrides = FrozenDict(dict.fromkeys(protocols, object))
     return beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=overrides))(function)
 
 
-def _protocols(hint: Any) -> Iterator[type]:
-    if getattr(hint, "_is_protocol", False):
-        yield hint
+def _parts(hint: Any) -> Iterator[Any]:
+    """A type and those that it is made of: `tuple[int, str]`, int and str."""
+    yield hint
     for part in get_args(hint):
-        yield from _protocols(part)
+        yield from _parts(part)

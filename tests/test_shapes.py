@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from _shapes import checked
+from jax import Array
 from jaxtyping import Float, TypeCheckError, jaxtyped
 from numpy.typing import ArrayLike
 
@@ -53,3 +56,18 @@ def test_shapes_beside_an_array_like_are_checked() -> None:
         shifted(np.ones((2, 2)), 1)
     with pytest.raises(TypeCheckError, match="return"):
         shifted(np.ones(2), np.ones((3, 2)))
+
+
+def test_what_states_no_shape_is_left_as_it_is() -> None:
+    """Also a function inside another; a shape may be part of a larger annotation."""
+
+    def plain(x: Array, times: int) -> tuple[Array, ...]:
+        return (x,) * times
+
+    def shaped(x: Array) -> dict[str, tuple[Float[Array, "N C"], ...]]:
+        return {"x": (x,)}
+
+    nothing: Any = None
+    assert jaxtyped(plain, typechecker=checked)(nothing, 2) == (None, None)
+    with pytest.raises(TypeCheckError, match="return value"):
+        jaxtyped(shaped, typechecker=checked)(jnp.zeros(3))

@@ -29,7 +29,7 @@ from clipjax.checkpoints.identity.registry_rows import model_ids, registry
 from clipjax.config import config_dir
 from clipjax.data.text.vocabularies import rules
 from clipjax.errors import DataError, UsageError
-from clipjax.models.arch import family_of, load_arch
+from clipjax.models.arch import arch_records, family_of, load_arch
 from clipjax.models.network import Network
 from clipjax.storage.reading import read_csv, read_toml
 from converters.hub import PRISMATIC
@@ -71,7 +71,7 @@ def of_each_family(archs: list[str]) -> list[Any]:
     """The first architecture of each family of towers; the others are long."""
     first: dict[str, str] = {}
     for arch in archs:
-        first.setdefault(family_of(load_arch(arch).vision).name, arch)
+        first.setdefault(arch_records()[arch]["vision"]["family"], arch)
     guard = "checkpoints/test_registry.py::test_params_m_is_the_size_of_the_image_tower"
     return mostly_long(archs, keep=first.values(), guard=guard)
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from clipjax.devices.sharding import make_mesh, params_sharding
 from clipjax.models import param_tree
-from clipjax.models.arch import arch_names, family_of, load_arch, narrow_arch
+from clipjax.models.arch import arch_records, load_arch, narrow_arch
 from clipjax.models.cut import FSDP, STACKS
 from clipjax.models.modules import layers
 
@@ -21,10 +21,9 @@ from clipjax.models.modules import layers
 def one_of_each() -> list[str]:
     """An architecture for each family of towers, and one with a decoder."""
     chosen: dict[str, str] = {}
-    for name in arch_names():
-        arch = load_arch(name)
-        towers = [family_of(tower).name for tower in (arch.vision, arch.text) if tower is not None]
-        for kind in ["decoder"] if arch.language is not None else towers:
+    for name, record in sorted(arch_records().items()):
+        towers = [record[tower]["family"] for tower in ("vision", "text") if tower in record]
+        for kind in ["decoder"] if "language" in record else towers:
             chosen.setdefault(kind, name)
     return sorted(set(chosen.values()))
 

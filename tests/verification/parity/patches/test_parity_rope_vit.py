@@ -14,7 +14,7 @@ from _long import mostly_long
 from _parity import Case, source_of
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 
-from clipjax.models.arch import arch_names, load_arch
+from clipjax.models.arch import arch_records, load_arch
 from clipjax.models.families.patches import rope_vit
 from clipjax.models.network import Network
 from converters.engine import conversion_of, detect_table, export, flatten, nest
@@ -22,7 +22,7 @@ from converters.golden import build_model
 
 PE, PE_G = "PE-Core-B-16", "PE-Core-bigG-14-448"
 DINO, GATED = "vit_base_patch16_dinov3", "vit_small_plus_patch16_dinov3"
-NAMES = [name for name in arch_names() if isinstance(load_arch(name).vision, rope_vit.RopeViTConfig)]
+NAMES = sorted(name for name, record in arch_records().items() if record["vision"]["family"] == "rope_vit")
 LAYOUTS = {PE: "open_clip_pe", DINO: "timm_dinov3", GATED: "timm_dinov3_gated"}
 
 
