@@ -1,7 +1,10 @@
-"""The figures and tables of configs/figures."""
+"""The figures and tables of configs/figures, and the columns of the files with their numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from clipjax.analysis.figures.numbers import FRONT, PEOPLE, POINT, TREND
 from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
 from docs.generate.markdown import code, table, text
 
@@ -10,6 +13,25 @@ def figures_part() -> str:
     """A line for each, as `clipjax analyze --list` shows them."""
     heads = ["name", "in the paper", "what it shows", "panels or lines"]
     return table(heads, (_cells(load_spec(name)) for name in spec_names()))
+
+
+def figure_columns_part() -> str:
+    """A table for each file; columns beside each other with the same words are one line."""
+    files = {
+        "`fig4_points.csv`: every point that is drawn or part of a trend": {**POINT, **FRONT},
+        "`fig4_trends.csv`: every trend of every panel, also where it cannot be drawn": TREND,
+        "`fig2_people.csv`: the mean of people in each panel that shows it": PEOPLE,
+    }
+    return "".join(f"{title}.\n\n{_columns(columns)}" for title, columns in files.items())
+
+
+def _columns(columns: Mapping[str, str]) -> str:
+    names: list[tuple[list[str], str]] = []
+    for name, words in columns.items():
+        if not names or names[-1][1] != words:
+            names.append(([], words))
+        names[-1][0].append(code(name))
+    return table(["columns", "contain"], ([", ".join(some), text(words)] for some, words in names))
 
 
 def _cells(spec: Spec) -> list[str]:

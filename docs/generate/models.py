@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipjax.checkpoints.identity.facts import FACTS
 from clipjax.checkpoints.identity.registry_rows import shipped_rows
 from clipjax.verification.coverage import Coverage, coverage, markdown
 from clipjax.verification.open_clip_archs import architecture_table
@@ -20,6 +21,12 @@ def models_part() -> str:
 def families_part() -> str:
     """How many models of each pair of tower families are registered and verified."""
     return markdown("families", coverage()) + "\n"
+
+
+def facts_part() -> str:
+    """A line for each fact of a model."""
+    rows = [[code(name), text(fact.meaning), text(fact.source)] for name, fact in FACTS.items()]
+    return table(["fact", "what it states", "where the registry has it from"], rows)
 
 
 def open_clip_part() -> str:

@@ -8,8 +8,8 @@ from docs.generate.comparisons import comparisons_part
 from docs.generate.config_files import config_files_part
 from docs.generate.corruptions import corruptions_part
 from docs.generate.data_sets import data_sets_part, files_part
-from docs.generate.figures import figures_part
-from docs.generate.models import families_part, models_part, open_clip_part
+from docs.generate.figures import figure_columns_part, figures_part
+from docs.generate.models import facts_part, families_part, models_part, open_clip_part
 from docs.generate.published_sources import published_sources_part
 from docs.generate.python import metrics_part, python_part
 from docs.generate.refusals import refusals_part
@@ -23,7 +23,9 @@ PARTS: Parts = {
     "config_files": config_files_part,
     "corruptions": corruptions_part,
     "data_sets": data_sets_part,
+    "facts": facts_part,
     "families": families_part,
+    "figure_columns": figure_columns_part,
     "figures": figures_part,
     "files": files_part,
     "metrics": metrics_part,

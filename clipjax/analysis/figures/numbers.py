@@ -1,7 +1,7 @@
 """The numbers that a figure draws, as CSV files of points, trends and people.
 
 In the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in coordinates of the
-axes' scales. docs/study/analysis.md describes every column.
+axes' scales.
 """
 
 from __future__ import annotations
@@ -23,35 +23,79 @@ from clipjax.analysis.trends.trends import effective_robustness
 from clipjax.results.tables import as_csv
 
 LIMITS = ("lo", "hi", "level", "method")  # of an interval
-AXIS = ("axis", "scale", "unit", "", *LIMITS, "n_images", "part", "rows")
-POINT = (
-    *(
-        "panel",
-        "title",
-        "model",
-        "prompts",
-        "group",
-        "shape",
-        "facts_origin",
-        "highlighted",
-        "drawn",
-        "trends",
+_PLACE = {"panel": "the panel's number from 1, line by line", "title": "its heading"}
+# The columns of the files, and what they contain.
+AXIS = {
+    "axis": "title of the axis",
+    "scale": "scale of the axis, in whose coordinates trends are lines",
+    "unit": '"fraction" for accuracies, also where the axis shows per cent',
+    "": "the number",
+    **dict.fromkeys(LIMITS, "its interval"),
+    "n_images": "its number of images",
+    "part": "the images that it covers, where a row is not of its whole data set",
+    "rows": "the rows behind it, each with its run",
+}
+POINT = {
+    **_PLACE,
+    "model": "the model",
+    "prompts": "its prompt set, where the figure tells them apart",
+    "group": "key of its colour in the legend",
+    "shape": "key of its marker in the legend",
+    "facts_origin": '"registry", "stated" by the user, "unknown"; empty in older rows',
+    "highlighted": "whether it is a star",
+    "drawn": "false for a model that is only part of a trend",
+    "trends": "keys of the trends that run through it",
+    **{f"{which}_{name}".rstrip("_"): words for which in "xy" for name, words in AXIS.items()},
+    "reference": "the trend that the model is compared with: the second of the figure's `difference`, else "
+    "the one that panels are `above`, else the first",
+    "effective_robustness": "y minus the reference's prediction at x, in y's unit",
+    **dict.fromkeys((f"effective_robustness_{name}" for name in LIMITS), "its interval"),
+    "extrapolated": "whether x is outside the range of the reference's models",
+}
+FRONT = {  # of figures with a cost
+    "on_front": "whether the model is on the Pareto front of the numbers",
+    "verdict": "what tests decide about it",
+}
+PEOPLE = {
+    **_PLACE,
+    "people": "the number of people",
+    "images": "the number of images",
+    "value": "the mean of people",
+    **dict.fromkeys(LIMITS, "its interval"),
+    "row": "the row behind it",
+}
+ESTIMATES = {
+    "slope": "slope in the axes' coordinates, with bootstrap limits from 5 models on",
+    "intercept": "intercept in the axes' coordinates, with bootstrap limits from 5 models on",
+    "slope_difference": "slope minus that of the reference",
+    "offset": "y minus that of the reference at `offset_at_x`, in y's unit",
+    "tan_angle": "tangent of the angle between the line and the reference's",
+}
+TREND = {
+    **_PLACE,
+    "trend": "key of the trend",
+    "trend_title": "its title",
+    "where": "the facts of its models",
+    "method": "its regression",
+    **{f"{which}_{name}": AXIS[name] for which in "xy" for name in ("axis", "scale", "unit")},
+    "n_models": "its number of models",
+    **dict.fromkeys(("x_first", "x_last"), "the ends of the line, in x's unit"),
+    "reference": "key of the trend that it is compared with",
+    **{f"{name}_{end}".rstrip("_"): words for name, words in ESTIMATES.items() for end in ("", "lo", "hi")},
+    **dict.fromkeys(
+        ("curvature", "curvature_lo", "curvature_hi"),
+        "coefficient of the squared x (in standard deviations) beside a line, in y's coordinates, with "
+        "Student's t interval: 0 for models about a line",
     ),
-    *(f"{which}_{name}".rstrip("_") for which in "xy" for name in AXIS),
-    *("reference", "effective_robustness", *(f"effective_robustness_{name}" for name in LIMITS)),
-    "extrapolated",
-)
-FRONT = ("on_front", "verdict")  # of figures with a cost
-PEOPLE = ("panel", "title", "people", "images", "value", *LIMITS, "row")
-ESTIMATES = ("slope", "intercept", "slope_difference", "offset", "tan_angle")
-TREND = (
-    *("panel", "title", "trend", "trend_title", "where", "method"),
-    *("x_axis", "x_scale", "x_unit", "y_axis", "y_scale", "y_unit"),
-    *("n_models", "x_first", "x_last", "reference"),
-    *(f"{name}_{end}".rstrip("_") for name in ESTIMATES for end in ("", "lo", "hi")),
-    *("curvature", "curvature_lo", "curvature_hi", "residual_low_x", "residual_middle_x", "residual_high_x"),
-    *("offset_at_x", "level", "reason", "convention"),
-)
+    **dict.fromkeys(
+        ("residual_low_x", "residual_middle_x", "residual_high_x"),
+        "mean distance of the trend's own models from it, in y's unit, by thirds of x",
+    ),
+    "offset_at_x": "the middle of the common range of x, in x's unit",
+    "level": "level of the intervals",
+    "reason": "why something is empty: group a is the trend, group b the reference",
+    "convention": "regression, clipping, bootstrap and seed, as JSON",
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +113,11 @@ class FigureNumbers:
     def files(self) -> Iterator[tuple[str, str]]:
         """Each file as (end of its name, CSV text): points, then trends and people if there are any."""
         fronts = any(content.panel.front is not None for content in self.contents)
-        yield "_points.csv", _csv((*POINT, *FRONT) if fronts else POINT, self.points())
+        yield "_points.csv", _csv([*POINT, *FRONT] if fronts else [*POINT], self.points())
         if self.spec.fits:
-            yield "_trends.csv", _csv(TREND, self.trend_records())
+            yield "_trends.csv", _csv([*TREND], self.trend_records())
         if people := list(self.people()):
-            yield "_people.csv", _csv(PEOPLE, people)
+            yield "_people.csv", _csv([*PEOPLE], people)
 
     def points(self) -> Iterator[dict[str, Any]]:
         """A `POINT` record per point that is drawn or used by a trend."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,89 @@ REGISTRY, STATED, UNKNOWN = "registry", "stated", "unknown"
 ORIGINS = (REGISTRY, STATED, UNKNOWN)
 STATED_BY_USER = "stated by the user"
 
-# Columns of configs/models.csv that become facts, and their types.
-FACTS: Mapping[str, type] = {
-    "group": str,
-    "arch_kind": str,
-    "objective": str,
-    "train_source": str,
-    "train_size_m": float,
-    "samples_seen_m": float,
-    "data_filter": str,
-    "train_crop_scale": str,
-    "fine_tune": str,
-    "parent": str,
-    "resolution_pair": str,
-    "params_m": float,
-    "licence": str,
-    "certain": int,
+
+@dataclass(frozen=True)
+class Fact:
+    """A column of configs/models.csv that becomes a fact.
+
+    Attributes:
+        kind: the type of its values.
+        meaning: what it states, and its values.
+        source: what the registry takes it from.
+    """
+
+    kind: type
+    meaning: str
+    source: str
+
+
+FACTS: Mapping[str, Fact] = {
+    "group": Fact(str, "the group of models, as listed above", "the paper"),
+    "arch_kind": Fact(
+        str,
+        "`cnn`, `vit` (also EVA, Swin, BEiT, PE-Core, DINOv3) or `mlp`; unknown for MobileCLIP's FastViT, "
+        "which is both",
+        "the image tower",
+    ),
+    "objective": Fact(
+        str,
+        "what it was last trained with: `softmax` (contrastive), `coca` (contrastive and captions), "
+        "`sigmoid` (contrastive), `cross_entropy`, `self_distillation`",
+        "the tag, the papers",
+    ),
+    "train_source": Fact(str, "the training set; for a fine-tune that of its CLIP", "its name or paper"),
+    "train_size_m": Fact(
+        float,
+        "millions of images or pairs in the training set",
+        "its name or paper; sizes of CommonPool's filtered subsets are not checked against DataComp's paper",
+    ),
+    "samples_seen_m": Fact(
+        float, "millions of pairs seen in pre-training; for a fine-tune those of its CLIP", "see below"
+    ),
+    "data_filter": Fact(
+        str,
+        "the filter of the training set, as in Table IV: `none`, `text`, `image`, `basic`, `clip`, `laion`, "
+        "`datacomp` (CommonPool), `metaclip`, `dfn`, `aesthetic`, `retrieval`. LAION counts as unfiltered, "
+        "as it does there",
+        "CommonPool's and DataComp's tags, the papers",
+    ),
+    "train_crop_scale": Fact(
+        str,
+        "the share of the image's area that a training crop covers",
+        "the ConvNeXts' model cards; OpenCLIP's default, 0.9-1.0, for ViTs and ResNets trained with it whose "
+        "cards name no other; the code of DINOv2 (global crops) and ConvNeXt",
+    ),
+    "fine_tune": Fact(
+        str,
+        "`none`, `ft_in1k`, `ft_in12k_in1k` or `ft_in22k_in1k` (on ImageNet-12k or -21k first), `lc_in1k` "
+        "(a linear classifier on frozen features)",
+        "the tag",
+    ),
+    "parent": Fact(
+        str,
+        "what the image tower started from: an id (two for the average of two models), the name of another "
+        "pre-training, or `none`",
+        "timm's tags, the model cards of EVA-CLIP and of the ConvNeXts",
+    ),
+    "resolution_pair": Fact(
+        str, "the pair of Table II that the model belongs to, or `none`", "the paper's accuracies"
+    ),
+    "params_m": Fact(
+        float,
+        "millions of parameters of the image tower, with its head for a classifier",
+        "the reference library",
+    ),
+    "licence": Fact(
+        str,
+        "licence of the weights, never of the code; unknown where no source states it or two contradict "
+        "each other",
+        "`licence_source`: `timm:NAME` is timm's record of these weights or of their image tower; others "
+        "are addresses",
+    ),
+    "certain": Fact(int, "1 where the paper fixes the checkpoint", "the paper"),
 }
 # `certain` rates the registry's own rows: nobody can state it.
-_STATABLE = {**{name: kind for name, kind in FACTS.items() if name != "certain"}, "notes": str}
+_STATABLE = {**{name: fact.kind for name, fact in FACTS.items() if name != "certain"}, "notes": str}
 
 
 def origin_in_words(facts: Mapping[str, Any]) -> str:

@@ -194,9 +194,9 @@ def _read_cells(row: Row, unknown: dict[str, str]) -> dict[str, Any]:
     for column, read_cell in _CELLS.items():
         with problems.gathered():
             values[column] = read_cell(row, column)
-    for name, kind in FACTS.items():
+    for name, fact in FACTS.items():
         with problems.gathered():
-            values[name] = _value(row, name, kind, unknown)
+            values[name] = _value(row, name, fact.kind, unknown)
     problems.refuse()
     return values
 
