@@ -24,7 +24,7 @@ from clipjax.errors import DataError
 
 CONFIGS = "configs"
 # Raise a group's number when records or functions written for it no longer work.
-INTERFACES = {"tasks": 2, "readers": 1, "families": 1, "methods": 1, "kinds": 2, "trackers": 1}
+INTERFACES = {"tasks": 2, "readers": 1, "families": 2, "methods": 1, "kinds": 2, "trackers": 1}
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool}
 
 CONFIGS_VARIABLE = "CLIPJAX_CONFIGS"

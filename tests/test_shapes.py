@@ -17,7 +17,7 @@ from clipjax.heads.head import Head
 from clipjax.metrics import classification
 from clipjax.metrics.uncertainty import bootstrap
 from clipjax.models.modules import attention
-from clipjax.models.training import INFERENCE
+from tests.models._modes import INFERENCE
 
 
 def test_metrics_refuse_a_wrong_shape() -> None:

@@ -53,7 +53,7 @@ def measure(batch: int, side: int, channels: int, width: int, rounds: int) -> di
     weight = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
 
     def ours(platform: str) -> Any:
-        mode = Mode(None, platform)
+        mode = Mode(training=None, platform=platform, attention="tokens", devices=1)
         compiled = jax.jit(partial(conv2d, stride=1, padding="symmetric", mode=mode))
         inputs = jnp.asarray(x), jnp.asarray(kernel)
         return lambda: np.asarray(compiled(*inputs))

@@ -30,7 +30,7 @@ import torch  # noqa: E402
 from clipjax.models.modules.convolutions import BatchNorm, conv2d  # noqa: E402
 from clipjax.models.training import Mode, Training  # noqa: E402
 
-MODE = Mode(Training("batch"), "cpu")
+MODE = Mode(training=Training("batch"), platform="cpu", attention="tokens", devices=1)
 # Kernel, stride, input channels, output channels, input side -> how often a ResNet-50 has such a convolution.
 STEM = {(7, 2, 3, 64, 224): 1}
 WIDTHS, DEPTHS, SIDES = (64, 128, 256, 512), (3, 4, 6, 3), (56, 28, 14, 7)

@@ -66,11 +66,11 @@ class Family:
             text config also has `min_length`, the fewest ids of a text; `reach(ids)`: ids [N, context_length]
             -> int32 [N], how many first ids of each text decide its features; and `frame`, a `Frame`.
         build: (config, rngs) -> the tower, an `nnx.Module` of `nnx.Param` only, called as
-            `tower(inputs, mode, capture) -> (features, stages)`. Images are normalised; features are not of
-            unit norm.
+            `tower(inputs, capture) -> (features, stages)`. Images are normalised; features are not of unit
+            norm. Before it runs, the `modules.binding.Layer`s in it are bound to the pass's mode.
         narrow: config -> the same flags at small sizes.
         depth: config -> the number of blocks or stages.
-        dense: (tower, images, ascending indices of blocks or stages, mode) -> each one's output as a map
+        dense: (tower, images, ascending indices of blocks or stages) -> each one's output as a map
             [B, h, w, C], without class token. Runs nothing after the last index. Images may have any sides.
         patch: config -> pixels along a side of a patch, where every layer has the grid of the patches; None:
             a net of stages.
@@ -78,10 +78,10 @@ class Family:
             "reference_batch".
         one_size: why the tower takes images of one size only, as the end of a message.
         heads: config -> how many vectors the features are, side by side; each has its own linear layer.
-        embedded: (tower, beginning, tokens, positions, mode) -> features, for `Network.encode_embedded`.
-        begin: (tower, ids, mode) -> keys and values, for `Network.begin_texts`; a tower that has it reads out
+        embedded: (tower, beginning, tokens, positions) -> features, for `Network.encode_embedded`.
+        begin: (tower, ids) -> keys and values, for `Network.begin_texts`; a tower that has it reads out
             a text at the last token of its `reach`, if `min_length` is 1.
-        finish: (tower, memory, rest, mode) -> features, for `Network.finish_texts`.
+        finish: (tower, memory, rest) -> features, for `Network.finish_texts`.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
     """
 
@@ -91,7 +91,7 @@ class Family:
     build: Callable[..., Any]
     narrow: Callable[[Any], Any]
     depth: Callable[[Any], int] | None = None
-    dense: Callable[[Any, Any, Sequence[int], Any], list[Any]] | None = None
+    dense: Callable[[Any, Any, Sequence[int]], list[Any]] | None = None
     patch: Callable[[Any], int] | None = None
     batch_attention: Callable[[Any], bool] | None = None
     positions: Callable[[Any], Positions | None] | None = None

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from clipjax.devices.sharding import Rules
 from clipjax.models.unstacked import BLOCKS
 
-STACKS = (BLOCKS, "rest")  # whose leaves have the layers on axis 0, over which `layers.scan` runs
+STACKS = (BLOCKS, "rest")  # whose leaves have the layers on axis 0, over which `sequence.scan` runs
 # Cuts every large leaf over the devices; a stacked one along another axis than its layers.
 FSDP: Rules = (
     (r"(^|/)(scale|bias|logit_scale|logit_bias)$", PartitionSpec()),

@@ -26,7 +26,16 @@ from clipjax.guards import known_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.chunks import in_chunks
 from clipjax.models.cut import any_cut
-from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
+from clipjax.models.modules.forms import form
+from clipjax.models.param_tree import (
+    Params,
+    abstract_tree,
+    bound_graph,
+    check_tree,
+    draw,
+    draw_now,
+    precise_paths,
+)
 from clipjax.models.precision import DTYPE, MATMUL, Precision
 from clipjax.models.resample import GridRule, on_grid, resized_vision
 from clipjax.models.text_ids import Memory, Rest
@@ -134,7 +143,7 @@ class Network:
         """
         self.check_images(images)
         images = images.astype(DTYPE[precision])
-        return self._run("vision", params, images, precision, Mode(None, platform, devices=devices), capture)
+        return self._run("vision", params, images, precision, _inference(platform, devices), capture)
 
     def encode_dense(
         self,
@@ -172,10 +181,10 @@ class Network:
         patch = family.patch(self.arch.vision) if family.patch else 1
         height, width = (side // patch for side in images.shape[1:3])
         vision = self._checked("vision", params)
-        tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision)
-        mode = Mode(attention=attention)
+        mode = Mode(training=None, platform=None, attention=attention, devices=1)
+        tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
-            maps = family.dense(tower, images.astype(DTYPE[precision]), ascending, mode)
+            maps = family.dense(tower, images.astype(DTYPE[precision]), ascending)
         map_of = dict(zip(ascending, maps, strict=True))
         return tuple(map_of[index].astype(jnp.float32) for index in wanted)
 
@@ -256,7 +265,7 @@ class Network:
             DataError: no text tower, or params or ids that do not fit.
         """
         self._check_ids(ids)
-        return self._run("text", params, ids, precision, Mode(None, platform, devices=devices), capture)
+        return self._run("text", params, ids, precision, _inference(platform, devices), capture)
 
     def _check_ids(self, ids: Array) -> None:
         if self.arch.text is None:
@@ -278,20 +287,20 @@ class Network:
 
         In the dtype of the tower. `shares_beginnings` is True.
         """
-        tower = self._tower("text", self._checked("text", params), precision)
+        tower = self._tower("text", self._checked("text", params), precision, _inference())
         begin: Any = family_of(self.arch.text).begin
         with jax.default_matmul_precision(MATMUL[precision]):
-            return begin(tower, ids, Mode())
+            return begin(tower, ids)
 
     def finish_texts(self, params: Params, memory: Memory, rest: Rest, *, precision: Precision) -> Features:
         """`encode_text` of texts whose beginnings are in `memory` -> features [B, E] float32.
 
         Equal up to rounding: a token of a causal tower does not depend on later ones.
         """
-        tower = self._tower("text", self._checked("text", params), precision)
+        tower = self._tower("text", self._checked("text", params), precision, _inference())
         finish: Any = family_of(self.arch.text).finish
         with jax.default_matmul_precision(MATMUL[precision]):
-            return finish(tower, memory, rest, Mode()).astype(jnp.float32)
+            return finish(tower, memory, rest).astype(jnp.float32)
 
     def check_embedded(self) -> None:
         """Raises UsageError if the text tower cannot take vectors."""
@@ -340,10 +349,10 @@ class Network:
             raise DataError(f"{self.arch.name} takes {lengths} tokens, not {shapes}")
         if len(first) and not text.causal:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
-        tower, dtype = self._tower("text", self._checked("text", params), precision), DTYPE[precision]
-        mode = Mode(Training(remat=True) if remat else None, platform)
+        mode = _training(Training(remat=True), platform) if remat else _inference(platform)
+        tower, dtype = self._tower("text", self._checked("text", params), precision, mode), DTYPE[precision]
         with jax.default_matmul_precision(MATMUL[precision]):
-            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions, mode)
+            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions)
         return features.astype(jnp.float32)
 
     def train_image(
@@ -361,9 +370,10 @@ class Network:
             {"vision": {...}} or {}.
         """
         self.check_images(images)
-        tower = self._tower("vision", self._checked("vision", params), precision)
+        leaves = self._checked("vision", params)
+        tower = self._tower("vision", leaves, precision, _training(training, platform))
         with jax.default_matmul_precision(MATMUL[precision]):
-            features, _ = tower(images.astype(DTYPE[precision]), Mode(training, platform), capture=False)
+            features, _ = tower(images.astype(DTYPE[precision]), capture=False)
         of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
         # Start from the params, which are float32: the tower's own copy may be bfloat16.
         moved = _moved(params["vision"], of_batch)
@@ -379,20 +389,20 @@ class Network:
         platform: str | None = None,
     ) -> Features:
         self._check_ids(ids)
-        features = self._run("text", params, ids, precision, Mode(training, platform), capture=False)
+        features = self._run("text", params, ids, precision, _training(training, platform), capture=False)
         assert isinstance(features, jax.Array)
         return features
 
     def _run(
         self, tower: str, params: Params, inputs: Array, precision: Precision, mode: Mode, capture: bool
     ) -> Features | tuple[Features, Stages]:
-        module = self._tower(tower, self._checked(tower, params), precision)
+        module = self._tower(tower, self._checked(tower, params), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
             if not capture and self._in_chunks(tower, params[tower], precision, mode):
                 stages = {}
-                features = in_chunks(lambda some: module(some, mode, False)[0], inputs, mode.devices)
+                features = in_chunks(lambda some: module(some, False)[0], inputs, mode.devices)
             else:
-                features, stages = module(inputs, mode, capture)
+                features, stages = module(inputs, capture)
         features = features.astype(jnp.float32)
         if not capture:
             return features
@@ -401,24 +411,32 @@ class Network:
 
     def _in_chunks(self, tower: str, leaves: Params, precision: Precision, mode: Mode) -> bool:
         """Whether to run in chunks: with texts and patches, unless each chunk would gather cut params."""
-        if mode.platform != "tpu" or precision != "fast" or mode.training is not None:
-            return False
         tokens = tower == "text" or family_of(self.arch.vision).patch is not None
-        return tokens and not any_cut(leaves)
+        if not tokens or any_cut(leaves):
+            return False
+        return form("batch", mode, DTYPE[precision]) == "chunks"
 
     def _checked(self, name: str, params: Params) -> Params:
         _, abstract = abstract_tree(self.arch, name)
         check_tree(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
         return params[name]
 
-    def _tower(self, name: str, leaves: Params, precision: Precision) -> Any:
-        graphdef, _ = abstract_tree(self.arch, name)
+    def _tower(self, name: str, leaves: Params, precision: Precision, mode: Mode) -> Any:
+        graphdef = bound_graph(self.arch, name, mode)
         precise = precise_paths(self.arch, name)
 
         def cast(path: Any, leaf: Any) -> Array:
             return jnp.asarray(leaf, jnp.float32 if path in precise else DTYPE[precision])
 
         return nnx.merge(graphdef, jax.tree.map_with_path(cast, leaves))
+
+
+def _inference(platform: str | None = None, devices: int = 1) -> Mode:
+    return Mode(training=None, platform=platform, attention="tokens", devices=devices)
+
+
+def _training(training: Training, platform: str | None) -> Mode:
+    return Mode(training=training, platform=platform, attention="tokens", devices=1)
 
 
 def _moved(before: Params, of_batch: Params) -> Params:

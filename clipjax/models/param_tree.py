@@ -17,9 +17,10 @@ from clipjax.models.cut import is_cut
 from clipjax.models.language.projector import Projector
 from clipjax.models.language.transformer import Transformer
 from clipjax.models.modules import layers
+from clipjax.models.modules.binding import bind
 from clipjax.models.modules.initializers import shapes_only
 from clipjax.models.outputs import parts_of
-from clipjax.models.training import Precise
+from clipjax.models.training import Mode, Precise
 from clipjax.models.unstacked import is_unstacked
 
 Params = dict[str, Any]
@@ -112,6 +113,12 @@ draw_now = jax.jit(draw, static_argnums=0, compiler_options={"xla_backend_optimi
 def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
     module = abstract_module(arch)
     return split(getattr(module, tower) if tower else module)
+
+
+@functools.cache
+def bound_graph(arch: Arch, tower: str, mode: Mode) -> Any:
+    """The structure of `abstract_tree`, its layers bound to a mode."""
+    return nnx.graphdef(bind(nnx.clone(getattr(abstract_module(arch), tower)), mode))
 
 
 @functools.cache

@@ -31,18 +31,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Mode:
-    """The mode of one forward pass; without `training` it keeps no activations.
+    """How a pass runs, bound to a tower when it is made (`modules.binding`). Nothing has a default.
 
-    platform: where it runs; see `clipjax.devices.platforms.by_platform`.
+    training: None: keeps no activations.
+    platform: where it runs; None: the compiler chooses, of some forms (`modules.forms`).
     attention: what a token attends to: all tokens of its image ("tokens"), or the same token of all images of
         the batch ("reference_batch"; see `Network.encode_dense`).
     devices: over which the compiler splits the batch; 1 in `shard_map`.
     """
 
-    training: Training | None = None
-    platform: str | None = None
-    attention: Attends = "tokens"
-    devices: int = 1
+    training: Training | None
+    platform: str | None
+    attention: Attends
+    devices: int
 
     @property
     def batch_norm(self) -> Literal["batch", "per_device", "frozen"]:
@@ -51,9 +52,6 @@ class Mode:
     @property
     def remat(self) -> bool:
         return self.training is not None and self.training.remat
-
-
-INFERENCE = Mode()
 
 
 class Statistic(nnx.Param):

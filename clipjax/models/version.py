@@ -6,8 +6,10 @@ from __future__ import annotations
 FORWARD_VERSION = 3
 # As `FORWARD_VERSION`, of what only "fast" changes. 1: attention, norms, average pools, Swin's windows,
 # tables of distances and a decoder's step have forms for TPUs. 2: GELU, ConvNeXt's convolutions and norms,
-# and a decoder's cache, too; Swin's windows have the exact softmax.
-_FAST = 2
+# and a decoder's cache, too; Swin's windows have the exact softmax. 3: every layer of every family takes them
+# (norms, GELU and MLPs of BEiT, EVA, RoPE ViTs, Swin, Mixers, FastViT, RoBERTa, of heads and pools did not),
+# and FastViT's stages run in chunks.
+_FAST = 3
 
 
 def forward_version(precision: str) -> int | str:

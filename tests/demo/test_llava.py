@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pytest
-from flax import nnx
 
 from clipjax.checkpoints.vision_language import LanguageSetup
 from clipjax.data.manifest import FileOpener, Manifest
@@ -25,9 +24,7 @@ from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.language.decoder import Decoder
-from clipjax.models.language.projector import Projector
-from clipjax.models.language.vision_language import assemble, language_of
-from clipjax.models.param_tree import abstract_tree
+from clipjax.models.language.vision_language import assemble, language_of, projector_of
 
 N = 240
 CLASSES = tuple(SHAPES)[:5]
@@ -122,7 +119,7 @@ def _answers(
     decoder, letters = small.language.decoder, small.language.letters(OPTIONS)
     first = int(np.flatnonzero(batch.weights[0])[0])
     ids = jnp.asarray(batch.ids[:, :first])
-    projector: Projector = nnx.merge(abstract_tree(small.arch, "projector")[0], params["projector"])
+    projector = projector_of(small.arch, params["projector"])
     tokens = projector(jnp.asarray(patches[batch.image]))
     embedded = assemble(decoder, params["decoder"], ids, jnp.ones(len(ids), jnp.int32), tokens)
     valid = jnp.ones(embedded.shape[:2], bool)

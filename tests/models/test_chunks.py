@@ -21,8 +21,8 @@ from clipjax.models.cut import Cut
 from clipjax.models.families.convolutions.convnext import ConvNeXtConfig, Stage
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
-from clipjax.models.training import Mode
 from clipjax.models.unit_norm import unit_norm
+from tests.models._modes import bound, mode_of
 from tests.models.test_network import CLIP_VIT, LITE, images, random_params
 
 CONVNEXT = narrow_arch(load_arch("convnext_base-in1k"))
@@ -97,6 +97,7 @@ def test_a_stage_with_cut_params_runs_whole(cut: bool, monkeypatch: pytest.Monke
     monkeypatch.setattr(chunks, "LARGEST_BYTES", 1)
     assert isinstance(CONVNEXT.vision, ConvNeXtConfig)
     stage = Stage(8, 8, 2, CONVNEXT.vision, first=True, rngs=nnx.Rngs(0))
+    stage = bound(stage, mode_of(None, "tpu"))
 
     def part(leaf: jax.Array) -> Any:
         half = leaf.astype(jnp.bfloat16)
@@ -104,7 +105,7 @@ def test_a_stage_with_cut_params_runs_whole(cut: bool, monkeypatch: pytest.Monke
 
     parts = nnx.merge(nnx.graphdef(stage), jax.tree.map(part, nnx.state(stage)))
     run = jax.shard_map(
-        lambda x: parts(x, Mode(None, "tpu"), False)[0],
+        lambda x: parts(x, False)[0],
         mesh=make_mesh(jax.devices()[:1], {"model": 1}),
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(),

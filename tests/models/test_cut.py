@@ -15,7 +15,7 @@ from clipjax.devices.sharding import make_mesh, params_sharding
 from clipjax.models import param_tree
 from clipjax.models.arch import arch_records, load_arch, narrow_arch
 from clipjax.models.cut import FSDP, STACKS
-from clipjax.models.modules import layers
+from clipjax.models.modules import sequence
 
 
 def one_of_each() -> list[str]:
@@ -44,14 +44,14 @@ def shapes(tree: Any) -> tuple[tuple[int, ...], ...]:
 def test_the_stacks_that_the_rules_name_are_those_of_the_towers(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, stack = [], layers.stack
+    made, stack = [], sequence.stack
 
     def recorded(*arguments: Any) -> Any:
         modules = stack(*arguments)
         made.append(shapes(nnx.state(modules, nnx.Param)))
         return modules
 
-    monkeypatch.setattr(layers, "stack", recorded)
+    monkeypatch.setattr(sequence, "stack", recorded)
     arch = narrow_arch(load_arch(name))
     module = param_tree.abstract_module.__wrapped__(arch)
     assert Counter(map(shapes, stacks(param_tree.split(module)[1]))) == Counter(made)

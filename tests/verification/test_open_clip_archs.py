@@ -158,7 +158,7 @@ def test_another_flag_of_the_image_tower_is_seen(name: str, change: dict[str, An
 
 
 def test_a_mean_with_the_class_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vit.VisionTransformer, "pooled", lambda self, x, mode: self.ln_post(x.mean(axis=1)))
+    monkeypatch.setattr(vit.VisionTransformer, "pooled", lambda self, x: self.ln_post(x.mean(axis=1)))
     assert case("clipa").first_difference() == "vision.pooled"
 
 

@@ -11,15 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from clipjax.demo.llava.texts import Examples
 from clipjax.models.arch import Arch
 from clipjax.models.language.decoder import Decoder
-from clipjax.models.language.projector import Projector
-from clipjax.models.language.vision_language import assemble, language_of
+from clipjax.models.language.vision_language import assemble, language_of, projector_of
 from clipjax.models.network import Network
-from clipjax.models.param_tree import Params, abstract_tree
+from clipjax.models.param_tree import Params
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _run(arch: Arch, recipe: LlavaRecipe, params: Params, patches: jax.Array, ba
 def _loss(params: Params, arch: Arch, patches: jax.Array, batch: Examples) -> jax.Array:
     """Cross-entropy of the next id, weighted; an image comes after the first id."""
     decoder, count = Decoder(language_of(arch).decoder), patches.shape[1]
-    projector: Projector = nnx.merge(abstract_tree(arch, "projector")[0], params["projector"])
+    projector = projector_of(arch, params["projector"])
     ids = jnp.asarray(batch.ids[:, :-1])
     embedded = assemble(decoder, params["decoder"], ids, jnp.ones(len(ids), jnp.int32), projector(patches))
     valid = jnp.ones(embedded.shape[:2], bool)

@@ -23,8 +23,11 @@ from clipjax.models.language import transformer
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.sharding import MODEL
 from clipjax.models.language.transformer import Transformer
+from clipjax.models.modules.binding import bind
+from clipjax.models.modules.forms import form
 from clipjax.models.param_tree import Params, check_tree, split
 from clipjax.models.precision import DTYPE, MATMUL, Precision
+from clipjax.models.training import Mode
 
 Stages = OrderedDict[str, Array]
 
@@ -53,9 +56,13 @@ class Decoder:
         """The decoder in the form for the devices of a mesh."""
         return Decoder(self.config, platform_of(mesh), mesh.shape.get(MODEL, 1))
 
+    @staticmethod
+    def _mode(platform: str | None) -> Mode:
+        return Mode(training=None, platform=platform, attention="tokens", devices=1)
+
     def joined(self, dtype: Any) -> int:
         """The number of key heads to join in a cache: on a TPU as many as fill a tile of queries."""
-        if self.platform != "tpu" or dtype != jnp.bfloat16:
+        if form("cache", self._mode(self.platform), dtype) == "heads":
             return 1
         heads, group = self.config.kv_heads, self.config.heads // self.config.kv_heads
         own = heads if heads % self.parts else heads // self.parts  # a device's
@@ -107,7 +114,7 @@ class Decoder:
             DataError: params that do not fit, or more positions than the context has.
         """
         self.check_length(embedded.shape[1])
-        module = self.module(params, precision)
+        module = self.module(params, precision, step=False)
         positions = transformer.positions_of(valid)
         visible = transformer.sees(positions, positions, valid, self.config.sliding_window)
         with jax.default_matmul_precision(MATMUL[precision]):
@@ -127,12 +134,24 @@ class Decoder:
                 f"{self.config.context_length}: shorten the prompt or ask for fewer steps"
             )
 
-    def module(self, params: Params, precision: Precision) -> Transformer:
-        """The layers with these params, cast. Raises DataError for params that do not fit."""
-        graphdef, abstract = _abstract(self.config)
+    def module(self, params: Params, precision: Precision, *, step: bool) -> Transformer:
+        """The layers with these params, cast.
+
+        step: reads one position, in the forms of `platform`. Whole prompts mean those of no platform.
+
+        Raises DataError for params that do not fit.
+        """
+        _, abstract = _abstract(self.config)
         check_tree(params, abstract, "params/decoder")
+        graphdef = _bound(self.config, self._mode(self.platform if step else None))
         cast = functools.partial(jnp.asarray, dtype=DTYPE[precision])
         return nnx.merge(graphdef, jax.tree.map(cast, params))
+
+
+@functools.cache
+def _bound(config: DecoderConfig, mode: Mode) -> Any:
+    graphdef, abstract = _abstract(config)
+    return nnx.graphdef(bind(nnx.merge(graphdef, abstract), mode))
 
 
 @functools.cache

@@ -33,10 +33,11 @@ class Projector(nnx.Module):
     def __init__(self, kind: Kind, tower: int, decoder: int, rngs: nnx.Rngs):
         sizes = widths(kind, tower, decoder)
         self.names = tuple(f"linear_{i}" for i in range(len(sizes) - 1))
+        self.activation = layers.ActivationLayer("gelu")
         for name, before, after in zip(self.names, sizes, sizes[1:]):
             setattr(self, name, layers.Linear(before, after, rngs=rngs))
 
     def __call__(self, x: Float[Array, "*rows T"]) -> Float[Array, "*rows D"]:
         for i, name in enumerate(self.names):
-            x = getattr(self, name)(layers.gelu(x) if i else x)
+            x = getattr(self, name)(self.activation(x) if i else x)
         return x

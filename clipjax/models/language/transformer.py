@@ -22,8 +22,11 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.language.config import DecoderConfig
-from clipjax.models.modules import attention, layers
+from clipjax.models.modules import attention, layers, sequence
+from clipjax.models.modules.binding import Layer
+from clipjax.models.modules.forms import form
 from clipjax.models.modules.initializers import normal
+from clipjax.models.training import Mode
 
 INIT = normal(0.02)  # of every matrix, as transformers draws it
 
@@ -97,7 +100,8 @@ def attend_grouped(
     k: Float[Array, "B blocks N wide"],
     v: Float[Array, "B blocks N wide"],
     visible: Bool[Array, "B M N"],
-    platform: str | None = None,
+    *,
+    mode: Mode,
 ) -> Float[Array, "B M heads*d"]:
     """Attention of neighbouring query heads to the key head that they share, which is not copied for them.
 
@@ -110,7 +114,8 @@ def attend_grouped(
     if k.shape[3] > dim:
         mix = mix_joined
     else:
-        few = platform == "tpu" and q.dtype == jnp.bfloat16 and rows < TILE
+        allowed = ("repeated", "plain") if rows < TILE else ("plain",)
+        few = form("few_queries", mode, q.dtype, allowed) == "repeated"
         mix = mix_few if few else attention.mix
     mixed = mix(q, k, v, visible).reshape(batch, heads, length, dim)
     return mixed.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
@@ -153,7 +158,7 @@ def mix_joined(
     return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
-class Attention(nnx.Module):
+class Attention(Layer):
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         c = config
         linear = partial(layers.Linear, use_bias=False, kernel_init=INIT, rngs=rngs)
@@ -163,17 +168,19 @@ class Attention(nnx.Module):
         self.out = linear(c.heads * c.head_dim, c.width)
         self.config = c
 
-    def project(
-        self, x: Float[Array, "B L D"], tables: Tables, platform: str | None = None
-    ) -> tuple[Array, Array, Array]:
+    def project(self, x: Float[Array, "B L D"], tables: Tables) -> tuple[Array, Array, Array]:
         """Queries, keys and values, split into heads [B, heads, L, head_dim]."""
         q, k, v = self.q(x), self.k(x), self.v(x)
-        if platform == "tpu" and x.dtype == jnp.bfloat16:
+        if form("decoder_projections", self.mode, x.dtype) == "apart":
             # Otherwise the compiler splits the weights and the cache for it, and copies those of each layer.
             q, k, v = jax.lax.optimization_barrier((q, k, v))
         q = attention.split_heads(q, self.config.heads)
         k, v = (attention.split_heads(y, self.config.kv_heads) for y in (k, v))
         return rotate(q, *tables), rotate(k, *tables), v
+
+    def attend(self, q: Array, k: Array, v: Array, visible: Array) -> Array:
+        """See `attend_grouped`."""
+        return attend_grouped(q, k, v, visible, mode=self.mode)
 
 
 class Mlp(nnx.Module):
@@ -201,7 +208,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         c = config
         self.embedding = nnx.Param(INIT(rngs.params(), (c.vocab_size, c.width)))
-        self.blocks = layers.stack(partial(Block, c), c.layers, rngs)
+        self.blocks = sequence.stack(partial(Block, c), c.layers, rngs)
         self.norm = RMSNorm(c.width, eps=c.norm_eps)
         self.head = (
             None
@@ -219,12 +226,10 @@ class Transformer(nnx.Module):
         kept: Kept = None,
         remember: Remember = nothing,
         capture: bool = False,
-        platform: str | None = None,
     ) -> tuple[Float[Array, "B L D"], Kept, Array | None]:
         """All blocks.
 
         visible: which of the keys that `remember` returns a position sees.
-        platform: "tpu" takes its forms of layers; see `clipjax.devices.platforms`.
 
         Returns: the last block's output; what is kept; if `capture`, the outputs [layers, B, L, D].
         """
@@ -232,9 +237,9 @@ class Transformer(nnx.Module):
 
         def step(carry: tuple[Array, Kept], layer: tuple[Array, Any]) -> tuple[tuple[Array, Kept], Any]:
             (x, kept), (index, block) = carry, layer
-            q, k, v = block.attn.project(block.attn_norm(x), tables, platform)
+            q, k, v = block.attn.project(block.attn_norm(x), tables)
             kept, keys, values = remember(kept, index, k, v)
-            x = x + block.attn.out(attend_grouped(q, keys, values, visible, platform))
+            x = x + block.attn.out(block.attn.attend(q, keys, values, visible))
             x = x + block.mlp(block.mlp_norm(x))
             return (x, kept), (x if capture else None)
 

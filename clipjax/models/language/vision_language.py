@@ -20,9 +20,11 @@ from jaxtyping import Float, Float32, Int, Int32
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.language.config import LanguageConfig
 from clipjax.models.language.decoder import Decoder
+from clipjax.models.language.projector import Projector
 from clipjax.models.network import Network
-from clipjax.models.param_tree import Params, abstract_tree, check_tree
+from clipjax.models.param_tree import Params, abstract_tree, bound_graph, check_tree
 from clipjax.models.precision import DTYPE, MATMUL, Precision
+from clipjax.models.training import Mode
 
 
 def language_of(arch: Arch) -> LanguageConfig:
@@ -53,12 +55,18 @@ def image_tokens(
     network.check_images(images)
     [patches] = network.encode_dense(params, images, layers=(language.layer,), precision=precision)
     flat = patches.reshape(len(patches), -1, patches.shape[-1]).astype(DTYPE[precision])
-    graphdef, abstract = abstract_tree(network.arch, "projector")
+    _, abstract = abstract_tree(network.arch, "projector")
     check_tree(params.get("projector", {}), abstract, f"{network.arch.name}: params/projector")
     cast = functools.partial(jnp.asarray, dtype=DTYPE[precision])
-    projector = nnx.merge(graphdef, jax.tree.map(cast, params["projector"]))
+    projector = projector_of(network.arch, jax.tree.map(cast, params["projector"]))
     with jax.default_matmul_precision(MATMUL[precision]):
         return projector(flat).astype(jnp.float32)
+
+
+def projector_of(arch: Arch, params: Params) -> Projector:
+    """The layers with these params. They are few: in every pass they mean the forms of no platform."""
+    mode = Mode(training=None, platform=None, attention="tokens", devices=1)
+    return nnx.merge(bound_graph(arch, "projector", mode), params)
 
 
 def assemble(

@@ -9,6 +9,8 @@ Dao et al. 2022 (arXiv 2205.14135), appendix B.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +19,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Bool, Float
 
-from clipjax.devices.platforms import by_platform
+from clipjax.models.modules.binding import Layer
+from clipjax.models.modules.forms import in_form
 from clipjax.models.training import Mode
 
 KEPT = "kept"  # names what a block keeps for its backward pass on a TPU
@@ -29,14 +32,35 @@ _CHUNK_HEADS = 4
 Visible = Bool[Array, "..."]
 
 
-def fast_on_tpu(x: Array, mode: Mode) -> bool:
-    """Whether layers take their form for TPUs: fewer passes over memory, other rounding. Never in parity."""
-    return mode.platform == "tpu" and x.dtype == jnp.bfloat16
+class MultiHead(Layer):
+    """Multi-head attention of queries, keys and values, whose projections are not in it."""
 
+    def __init__(self, heads: int):
+        self.heads = heads
 
-def trains_on_tpu(x: Array, mode: Mode) -> bool:
-    """Whether layers take their forms for training in bfloat16 on a TPU."""
-    return mode.training is not None and fast_on_tpu(x, mode)
+    def __call__(
+        self,
+        q: Float[Array, "B M D"],
+        k: Float[Array, "B N D"],
+        v: Float[Array, "B N D"],
+        visible: Visible | None = None,
+    ) -> Float[Array, "B M D"]:
+        """See `attend`."""
+        return attend(q, k, v, visible, heads=self.heads, mode=self.mode)
+
+    def split(self, x: Float[Array, "B N D"]) -> Float[Array, "B heads N d"]:
+        return split_heads(x, self.heads)
+
+    def of_heads(
+        self,
+        q: Float[Array, "B heads M d"],
+        k: Float[Array, "B heads N d"],
+        v: Float[Array, "B heads N d"],
+        *,
+        bias: Float[Array, "P heads M N"] | None = None,
+    ) -> Float[Array, "B M heads*d"]:
+        """Of what `split` returns; see `attend_heads`."""
+        return attend_heads(q, k, v, mode=self.mode, bias=bias)
 
 
 def attend(
@@ -53,8 +77,6 @@ def attend(
     visible: which keys a query sees, broadcast to [B, heads, M, N]; None: all.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    if trains_on_tpu(q, mode):
-        return merge_heads(attended(q, k, v, visible))
     return attend_heads(q, k, v, visible, mode=mode)
 
 
@@ -86,13 +108,15 @@ def attend_heads(
         mixed = jax.lax.map(lambda head: mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
         return mixed.reshape(q.shape)
 
-    if fast_on_tpu(q, mode):
-        mixed = mix_divided(q, k, v, visible, bias)
-    elif visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
-        mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=mix)
-    else:
-        mixed = mix(q, k, v, visible, bias)
-    return merge_heads(mixed)
+    ways: dict[str, Callable[..., Array]] = {
+        "divided_scores": partial(mix_divided, visible=visible, bias=bias),
+        "divided_result": partial(mix, visible=visible, bias=bias),
+    }
+    if bias is None:
+        ways["recomputed"] = lambda q, k, v: attended(q, k, v, visible)
+    if visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
+        ways["few_heads"] = chunked
+    return merge_heads(in_form("attention", ways, q, k, v, mode=mode))
 
 
 def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:

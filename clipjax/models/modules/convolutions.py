@@ -17,9 +17,10 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones
 from jaxtyping import Float
 
-from clipjax.devices.platforms import by_platform
 from clipjax.errors import UsageError
-from clipjax.models.modules.frequencies import by_frequencies, in_frequencies
+from clipjax.models.modules.binding import Layer
+from clipjax.models.modules.forms import form, in_form
+from clipjax.models.modules.frequencies import by_frequencies, pays
 from clipjax.models.modules.layers import torch_uniform
 from clipjax.models.training import PRODUCT, Mode, Statistic
 
@@ -66,21 +67,37 @@ def conv2d(
     def dense(x: Array, kernel: Array) -> Array:
         return _convolve(x, kernel, height, width, stride=stride)
 
-    choose = partial(by_platform, x, kernel, platform=mode.platform, default=plain)
     if depthwise:
-        if stride == 1 and padding != "none" and in_frequencies(x, len(kernel), mode):
-            return by_frequencies(x, kernel)
-        shifted = outlined(partial(_shifted, height=height, width=width, stride=stride))
-        trains = stride == 1 and mode.training is not None and mode.platform == "cpu"
-        return checkpoint_name(choose(cpu=_depthwise(shifted, height, width) if trains else shifted), PRODUCT)
+        ways = _of_channels(x, kernel, height, width, stride, padding)
+        return checkpoint_name(
+            in_form("depthwise", {"general": plain, **ways}, x, kernel, mode=mode), PRODUCT
+        )
     if groups > 1:
         together = _canonical(dense, height, width) if stride == 1 else dense
-        return choose(cpu=partial(_merged, together))
+        ways = {"merged": partial(_merged, together), "general": plain}
+        return in_form("grouped", ways, x, kernel, mode=mode)
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
-        return _product(jnp.matmul, 1, mode)(patches(x, stride), kernel.reshape(-1, kernel.shape[-1]))
+        x, kernel = patches(x, stride), kernel.reshape(-1, kernel.shape[-1])
+        return in_form("pixelwise", _pixelwise(jnp.matmul, 1), x, kernel, mode=mode)
     if stride == 1:
-        return choose(cpu=_canonical(plain, height, width))
-    return _product(plain, stride, mode)(x, kernel) if kernel.shape[0] == 1 else plain(x, kernel)
+        ways = {"plain_gradients": _canonical(plain, height, width), "general": plain}
+        return in_form("convolution", ways, x, kernel, mode=mode)
+    if kernel.shape[0] == 1:
+        return in_form("pixelwise", _pixelwise(plain, stride), x, kernel, mode=mode)
+    return in_form("convolution", {"general": plain}, x, kernel, mode=mode)
+
+
+def _of_channels(
+    x: Array, kernel: Array, height: tuple[int, int], width: tuple[int, int], stride: int, padding: Padding
+) -> dict[str, Callable[..., Array]]:
+    """The forms of a depthwise convolution that its shapes allow, beside the general one."""
+    shifted = outlined(partial(_shifted, height=height, width=width, stride=stride))
+    ways: dict[str, Callable[..., Array]] = {"shifted": shifted}
+    if stride == 1:
+        ways["gradient_by_pixels"] = _depthwise(shifted, height, width)
+    if stride == 1 and padding != "none" and pays(x, len(kernel)):
+        ways["frequencies"] = by_frequencies
+    return ways
 
 
 def _convolve(
@@ -210,14 +227,12 @@ def _canonical(
     return call
 
 
-def _product(plain: Callable[..., Array], stride: int, mode: Mode) -> Callable[..., Array]:
-    """A convolution of single pixels; with `mode.platform` "cpu", a faster gradient by its kernel.
+def _pixelwise(plain: Callable[..., Array], stride: int) -> dict[str, Callable[..., Array]]:
+    """The forms of a convolution of single pixels: `plain`, and it with a CPU's gradient by the kernel.
 
     XLA's CPU compiler sums over the three axes of pixels after a transposition, and one by one with a stride
-    (benchmarks/training/resnet_step.py). Training steps state the platform. `plain` has the same forward.
+    (benchmarks/training/resnet_step.py).
     """
-    if mode.platform != "cpu":
-        return plain
 
     def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
         x, kernel = kept
@@ -227,7 +242,7 @@ def _product(plain: Callable[..., Array], stride: int, mode: Mode) -> Callable[.
 
     call = jax.custom_vjp(plain)
     call.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
-    return call
+    return {"gradient_by_rows": call, "general": plain}
 
 
 def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}*{size}*C"]:
@@ -251,7 +266,7 @@ def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
     return call
 
 
-class Conv(nnx.Module):
+class Conv(Layer):
     """Square convolution: kernel [k, k, in / groups, out], optional bias [out]."""
 
     def __init__(
@@ -273,12 +288,21 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding: Padding = padding
 
-    def __call__(self, x: Float[Array, "B H W I"], mode: Mode) -> Float[Array, "B h w O"]:
-        y = conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding, mode=mode)
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+        return self.convolve(x, self.kernel[...])
+
+    def by_frequencies(self, x: Array) -> bool:
+        """Whether the layer takes that form of maps like `x`."""
+        size, _, ins, outs = self.kernel.shape[-4:]  # of stacked blocks, too
+        shapes = ins == 1 < outs and self.stride == 1 and self.padding != "none" and pays(x, size)
+        return shapes and form("depthwise", self.mode, x.dtype) == "frequencies"
+
+    def convolve(self, x: Float[Array, "B H W I"], kernel: Any) -> Float[Array, "B h w O"]:
+        y = conv2d(x, kernel, stride=self.stride, padding=self.padding, mode=self.mode)
         return y if self.bias is None else y + self.bias[...]
 
 
-class BatchNorm(nnx.Module):
+class BatchNorm(Layer):
     """(x - mean) / sqrt(var + eps) * scale + bias over the last axis; all four are params [dim].
 
     In training, unless "frozen", it uses the float32 mean and (biased) variance of `x`. It stores the mean
@@ -292,10 +316,12 @@ class BatchNorm(nnx.Module):
         self.var = Statistic(jnp.ones((dim,)))
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "B H W C"], mode: Mode) -> Float[Array, "B H W C"]:
-        if mode.training is not None and mode.batch_norm != "frozen":
-            parts = mode.training.devices if mode.batch_norm == "per_device" else 1
-            return self._of_batch(x, parts, _cpu_normalised if mode.platform == "cpu" else _normalised)
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        training = self.mode.training
+        if training is not None and training.batch_norm != "frozen":
+            parts = training.devices if training.batch_norm == "per_device" else 1
+            kept = form("batch_norm", self.mode, x.dtype) == "input_kept"
+            return self._of_batch(x, parts, _cpu_normalised if kept else _normalised)
         # Fold the four vectors in float32 first: one multiply-add per pixel.
         scale, bias, mean, var = (
             p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)
@@ -352,51 +378,3 @@ def _normalised_gradients(eps: float, kept: tuple[Array, ...], changes: Any) -> 
 # JAX's own gradient keeps three maps a layer: this one keeps the input.
 _cpu_normalised = jax.custom_vjp(_normalised, nondiff_argnums=(3,))
 _cpu_normalised.defvjp(_normalised_kept, _normalised_gradients)
-
-
-def average_pool(x: Float[Array, "B H W C"], window: int, *, mode: Mode) -> Float[Array, "B h w C"]:
-    """Mean over non-overlapping windows: h is H // window, w is W // window.
-
-    In bfloat16 on a TPU: `window_means`. The other form took 40 % of RN50's time there.
-    """
-    batch, height, width, channels = x.shape
-    rows, cols = height // window, width // window
-    x = x[:, : rows * window, : cols * window]
-
-    def reduced(x: Array) -> Array:
-        return x.reshape(batch, rows, window, cols, window, channels).mean(axis=(2, 4))
-
-    choices = {"tpu": partial(window_means, window=window)} if x.dtype == jnp.bfloat16 else {}
-    return by_platform(x, platform=mode.platform, default=reduced, **choices)
-
-
-def window_means(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
-    """Like `average_pool`, but one reduction over windows; the sum is float32."""
-    size = (1, window, window, 1)
-    total = jax.lax.reduce_window(x.astype(jnp.float32), 0.0, jax.lax.add, size, size, "VALID")
-    return (total / window**2).astype(x.dtype)
-
-
-def max_pool(
-    x: Float[Array, "B H W C"], *, window: int, stride: int, padding: Padding, outside: float, mode: Mode
-) -> Float[Array, "B h w C"]:
-    """Maximum over windows; `outside` fills the padding: -inf never wins (PyTorch's rule), 0 may.
-
-    On a CPU XLA's derivative is slow, so it is written out. There pixels that tie for the maximum share the
-    gradient; elsewhere the first gets it.
-    """
-    sides = [pads(size, window, stride, padding) for size in x.shape[1:3]]
-    x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=outside)
-
-    def plain(x: Array) -> Array:
-        size, strides = (1, window, window, 1), (1, stride, stride, 1)
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, size, strides, "VALID")
-
-    def shifted(x: Array) -> Array:
-        rows, cols = ((x.shape[axis] - window) // stride * stride + 1 for axis in (1, 2))
-        terms = [
-            x[:, i : i + rows : stride, j : j + cols : stride] for i in range(window) for j in range(window)
-        ]
-        return functools.reduce(jnp.maximum, terms)
-
-    return by_platform(x, platform=mode.platform, cpu=outlined(shifted), default=plain)

@@ -18,17 +18,14 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.modules.attention import fast_on_tpu
-from clipjax.models.training import Mode
-
 _UNIT = 128  # rows of a v5e's matrix unit
 _MARGIN = 1.3  # the two products have lower estimates where they multiply this much less
 _SMALLEST = 7  # EfficientNet's 3x3 and 5x5 kernels: higher estimates, since a block prefers other layouts
 
 
-def in_frequencies(x: Float[Array, "B H W C"], size: int, mode: Mode) -> bool:
-    """Whether convolutions of `x` with kernels of `size` take this form."""
-    if mode.training is not None or not fast_on_tpu(x, mode) or size < _SMALLEST or size % 2 == 0:
+def pays(x: Float[Array, "B H W C"], size: int) -> bool:
+    """Whether maps and kernels of these sizes are faster in this form."""
+    if size < _SMALLEST or size % 2 == 0:
         return False
     height, width = x.shape[1:3]
     # A pair of opposite frequencies has three factors (`_transforms`). Both products are made in whole units.

@@ -9,9 +9,8 @@ params; LayerNorm statistics and softmax are always float32. Initialisers are Py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,10 @@ from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Float
 
 from clipjax.models.chunks import is_small
-from clipjax.models.cut import whole
-from clipjax.models.modules.attention import KEPT, Visible, attend, fast_on_tpu, trains_on_tpu
+from clipjax.models.modules.attention import KEPT, MultiHead, Visible
+from clipjax.models.modules.binding import Layer
+from clipjax.models.modules.forms import form
 from clipjax.models.modules.initializers import uniform, variance_scaling
-from clipjax.models.training import INFERENCE, PRODUCT, Mode, statistics
-from clipjax.models.unstacked import each_block, is_unstacked
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -58,9 +56,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def activated(x: Array, activation: str, mode: Mode) -> Array:
+class ActivationLayer(Layer):
     """The activation of this name. In bfloat16 on a TPU GELU avoids erf, which takes as long as products."""
-    return gelu_by_tanh(x) if activation == "gelu" and fast_on_tpu(x, mode) else ACTIVATIONS[activation](x)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, x: Array) -> Array:
+        if self.name == "gelu" and form("gelu", self.mode, x.dtype) == "tanh":
+            return gelu_by_tanh(x)
+        return ACTIVATIONS[self.name](x)
 
 
 def gelu_by_tanh(x: Array) -> Array:
@@ -78,7 +83,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 # ------------------------------------------------------------------------------------------- dense
 
 
-class Linear(nnx.Module):
+class Linear(Layer):
     """x @ kernel [in, out] + bias [out]."""
 
     def __init__(
@@ -94,15 +99,14 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_dim, out_dim), jnp.float32))
         self.bias = nnx.Param(bias_init(rngs.params(), (out_dim,), jnp.float32)) if use_bias else None
 
-    def __call__(self, x: Float[Array, "*rows I"], mode: Mode = INFERENCE) -> Float[Array, "*rows O"]:
-        y = product(x, self.kernel[...], mode)
+    def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
+        y = self.times(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...]
 
-
-def product(x: Float[Array, "*rows I"], kernel: Any, mode: Mode) -> Float[Array, "*rows O"]:
-    """x @ kernel [I, O], with faster gradients in a CPU's training steps, which state the platform."""
-    on_cpu = mode.training is not None and mode.platform == "cpu"
-    return _cpu_product(x, kernel) if on_cpu else x @ kernel
+    def times(self, x: Float[Array, "*rows I"], kernel: Any) -> Float[Array, "*rows O"]:
+        """x @ kernel [I, O], with faster gradients in a CPU's training steps, which state the platform."""
+        by_rows = form("linear", self.mode, x.dtype) == "gradient_by_rows"
+        return _cpu_product(x, kernel) if by_rows else x @ kernel
 
 
 @jax.custom_vjp
@@ -120,10 +124,10 @@ def _cpu_product_gradients(kept: tuple[Array, Array], dy: Array) -> tuple[Array,
 _cpu_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _cpu_product_gradients)
 
 
-class LayerNorm(nnx.Module):
+class LayerNorm(Layer):
     """Normalises the last axis in float32 and returns the dtype of `x`.
 
-    Given the mode of a TPU, bfloat16 is read once for both statistics, where others read it again for the
+    On a TPU bfloat16 is read once for both statistics, where others read it again for the
     variance. E[x^2] - E[x]^2 is wrong by about (1 + mean^2 / variance) / 2^24 of itself: as much as bfloat16
     rounds only where the mean is 200 times the deviation.
     """
@@ -133,11 +137,11 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((dim,)))
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "*rows D"], mode: Mode = INFERENCE) -> Float[Array, "*rows D"]:
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         wide = x.astype(jnp.float32)
         mean = checkpoint_name(wide.mean(axis=-1, keepdims=True), KEPT)
         centred = wide - mean
-        if fast_on_tpu(x, mode):
+        if form("norm", self.mode, x.dtype) == "one_read":
             squares = checkpoint_name(jnp.square(wide).mean(axis=-1, keepdims=True), KEPT)
             variance = jnp.maximum(squares - jnp.square(mean), 0)
         else:
@@ -154,7 +158,7 @@ class LayerNorm(nnx.Module):
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-class Attention(nnx.Module):
+class Attention(Layer):
     def __init__(
         self,
         dim: int,
@@ -168,19 +172,17 @@ class Attention(nnx.Module):
         self.k = Linear(dim, dim, kernel_init=qkv_init, rngs=rngs)
         self.v = Linear(dim, dim, kernel_init=qkv_init, rngs=rngs)
         self.out = Linear(dim, dim, kernel_init=out_init, rngs=rngs)
-        self.heads = heads
+        self.attend = MultiHead(heads)
 
-    def __call__(
-        self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
-    ) -> Float[Array, "B N D"]:
-        q, k, v = (linear(x, mode) for linear in (self.q, self.k, self.v))
-        if mode.attention == "tokens":
-            return self.out(attend(q, k, v, visible, heads=self.heads, mode=mode), mode)
+    def __call__(self, x: Float[Array, "B N D"], visible: Visible | None = None) -> Float[Array, "B N D"]:
+        q, k, v = (linear(x) for linear in (self.q, self.k, self.v))
+        if self.mode.attention == "tokens":
+            return self.out(self.attend(q, k, v, visible))
         q, k, v = (y.swapaxes(0, 1) for y in (q, k, v))
-        return self.out(attend(q, k, v, heads=self.heads, mode=mode).swapaxes(0, 1), mode)
+        return self.out(self.attend(q, k, v).swapaxes(0, 1))
 
 
-class Mlp(nnx.Module):
+class Mlp(Layer):
     def __init__(
         self,
         dim: int,
@@ -193,14 +195,15 @@ class Mlp(nnx.Module):
     ):
         self.c_fc = Linear(dim, width, kernel_init=fc_init, bias_init=uniform(dim**-0.5), rngs=rngs)
         self.c_proj = Linear(width, dim, kernel_init=proj_init, bias_init=uniform(width**-0.5), rngs=rngs)
-        self.activation = activation
+        self.activation = ActivationLayer(activation)
 
-    def __call__(self, x: Float[Array, "*rows D"], mode: Mode = INFERENCE) -> Float[Array, "*rows D"]:
-        hidden = checkpoint_name(self.c_fc(x, mode), KEPT)
-        if fast_on_tpu(x, mode) and mode.training is None and is_small(hidden, mode.devices):
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        hidden = checkpoint_name(self.c_fc(x), KEPT)
+        allowed = ("products_apart", "plain") if is_small(hidden, self.mode.devices) else ("plain",)
+        if form("mlp", self.mode, x.dtype, allowed) == "products_apart":
             # Otherwise a v6e's compiler fuses the two products into one operation, 1.4 times as long.
             hidden = jax.lax.optimization_barrier(hidden)
-        return self.c_proj(activated(hidden, self.activation, mode), mode)
+        return self.c_proj(self.activation(hidden))
 
 
 class LayerScale(nnx.Module):
@@ -213,7 +216,7 @@ class LayerScale(nnx.Module):
         return x * self.scale[...]
 
 
-class Block(nnx.Module):
+class Block(Layer):
     """Pre-norm residual block. layer_scale: initial value; None leaves ls_1 and ls_2 out."""
 
     def __init__(
@@ -238,94 +241,8 @@ class Block(nnx.Module):
         self.mlp = Mlp(dim, mlp_width, activation=activation, fc_init=fc_init, proj_init=proj_init, rngs=rngs)
         self.ls_2 = None if layer_scale is None else LayerScale(dim, init=layer_scale)
 
-    def __call__(
-        self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
-    ) -> Float[Array, "B N D"]:
-        attended = self.attn(self.ln_1(x, mode), visible, mode=mode)
+    def __call__(self, x: Float[Array, "B N D"], visible: Visible | None = None) -> Float[Array, "B N D"]:
+        attended = self.attn(self.ln_1(x), visible)
         x = x + (attended if self.ls_1 is None else self.ls_1(attended))
-        mixed = self.mlp(self.ln_2(x, mode), mode)
+        mixed = self.mlp(self.ln_2(x))
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
-
-
-M = TypeVar("M", bound=nnx.Module)
-
-
-def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
-    """`depth` modules as one: every param gets a leading axis of that length."""
-
-    @nnx.split_rngs(splits=depth)
-    @nnx.vmap(in_axes=(0,), out_axes=0)
-    def build(rngs: nnx.Rngs) -> M:
-        return make(rngs)
-
-    return build(rngs)
-
-
-def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
-    """Applies stacked modules in turn, all with `shared`; compile time does not depend on the depth.
-
-    Two kinds are written out, and do take longer to compile: modules that were unstacked
-    (`clipjax.models.unstacked`), and BatchNorm's blocks in a CPU's training steps. The latter keep whole maps
-    for the backward pass, which a loop would copy into stacks and out of them (15 % of RN50's step).
-
-    Returns: the last output; if `capture`, all outputs on a new leading axis.
-    """
-    if any(map(is_unstacked, jax.tree.leaves(blocks, is_leaf=is_unstacked))):
-        written_out = []
-        for block in each_block(blocks):
-            x, _ = _called(block, x, *shared, mode=mode, loop=False)
-            written_out.append(x)
-        return x, (jnp.stack(written_out) if capture else None)
-    unrolled = mode.training is not None and mode.platform == "cpu" and bool(statistics(blocks))
-
-    def step(x: Array, block: Any) -> tuple[Array, Any]:
-        x, new_statistics = _called(whole(block), x, *shared, mode=mode, loop=not unrolled)
-        return x, (x if capture else None, new_statistics)
-
-    loop = partial(jax.lax.scan, unroll=True) if unrolled else jax.lax.scan
-    x, (outputs, new_statistics) = loop(step, x, blocks)
-    nnx.update(blocks, new_statistics)
-    return x, outputs
-
-
-def apply(block: Any, x: Array, *shared: Any, mode: Mode) -> Array:
-    x, new_statistics = _called(block, x, *shared, mode=mode, loop=False)
-    nnx.update(block, new_statistics)
-    return x
-
-
-def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple[Array, Any]:
-    """A block's output and its new statistics: scan and checkpoint run a copy and lose writes to it."""
-
-    def pure(block: Any, x: Array, *shared: Any) -> tuple[Array, Any]:
-        x = block(x, *shared, mode=mode)
-        return x, {} if mode.batch_norm == "frozen" else statistics(block)
-
-    if mode.training is not None and (mode.remat or not statistics(block)):
-        few = isinstance(block, Block) and trains_on_tpu(x, mode)
-        policy = None if mode.remat else _FEW if few else _PRODUCTS
-        # In a loop XLA cannot merge the two passes, so the guard against that is not needed.
-        pure = jax.checkpoint(pure, prevent_cse=not loop, policy=policy)
-    return pure(block, x, *shared)
-
-
-# A block without BatchNorm keeps matrix products and convolutions for its backward pass, and recomputes
-# elementwise results: that is cheaper than storing them, and keeps 40 % of a transformer's activations.
-# For BatchNorm's passes over whole maps recomputing costs more than it saves.
-_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
-)
-# On a TPU a `Block` in bfloat16 keeps its attention's result, its hidden channels and its norms' means.
-# Computing the other products again takes less time than storing and reading them.
-_FEW = jax.checkpoint_policies.save_only_these_names(KEPT)
-
-
-def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """The outputs of the stacked modules `at` (ascending); keeps no others, runs no later ones."""
-    outputs, start = [], 0
-    for index in at:
-        some = jax.tree.map(lambda param, first=start, last=index: param[first : last + 1], blocks)
-        x, _ = scan(some, x, *shared, mode=mode, capture=False)
-        outputs.append(x)
-        start = index + 1
-    return outputs

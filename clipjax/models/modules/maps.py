@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.modules import convolutions, layers
-from clipjax.models.training import Mode, Precise
+from clipjax.models.training import Precise
 
 
 class GroupNorm(nnx.Module):
@@ -57,10 +57,8 @@ class StandardConv(convolutions.Conv):
         self.kernel = Precise(self.kernel[...])
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "B H W I"], mode: Mode) -> Float[Array, "B h w O"]:
-        kernel = standardize(self.kernel[...], self.eps).astype(x.dtype)
-        y = convolutions.conv2d(x, kernel, stride=self.stride, padding=self.padding, mode=mode)
-        return y if self.bias is None else y + self.bias[...]
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+        return self.convolve(x, standardize(self.kernel[...], self.eps).astype(x.dtype))
 
 
 class SqueezeExcite(nnx.Module):
@@ -72,9 +70,9 @@ class SqueezeExcite(nnx.Module):
     def __init__(self, dim: int, width: int, *, activation: str, gate: str, rngs: nnx.Rngs):
         self.fc1 = layers.Linear(dim, width, bias_init=layers.uniform(dim**-0.5), rngs=rngs)
         self.fc2 = layers.Linear(width, dim, bias_init=layers.uniform(width**-0.5), rngs=rngs)
-        self.activation = activation
-        self.gate = gate
+        self.activation = layers.ActivationLayer(activation)
+        self.gate = layers.ActivationLayer(gate)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        hidden = layers.ACTIVATIONS[self.activation](self.fc1(x.mean(axis=(1, 2))))
-        return x * layers.ACTIVATIONS[self.gate](self.fc2(hidden))[:, None, None]
+        hidden = self.activation(self.fc1(x.mean(axis=(1, 2))))
+        return x * self.gate(self.fc2(hidden))[:, None, None]

@@ -17,7 +17,6 @@ from jaxtyping import Float
 
 from clipjax.models.modules import attention, layers
 from clipjax.models.modules.initializers import normal, xavier_uniform
-from clipjax.models.training import Mode
 
 
 class CrossAttention(nnx.Module):
@@ -27,13 +26,12 @@ class CrossAttention(nnx.Module):
         self.k = layers.Linear(token_dim, dim, kernel_init=init, rngs=rngs)
         self.v = layers.Linear(token_dim, dim, kernel_init=init, rngs=rngs)
         self.out = layers.Linear(dim, dim, rngs=rngs)
-        self.heads = heads
+        self.attend = attention.MultiHead(heads)
 
     def __call__(
-        self, queries: Float[Array, "B M D"], tokens: Float[Array, "B N T"], mode: Mode
+        self, queries: Float[Array, "B M D"], tokens: Float[Array, "B N T"]
     ) -> Float[Array, "B M D"]:
-        q, k, v = self.q(queries), self.k(tokens), self.v(tokens)
-        return self.out(attention.attend(q, k, v, heads=self.heads, mode=mode))
+        return self.out(self.attend(self.q(queries), self.k(tokens), self.v(tokens)))
 
 
 class MapPool(nnx.Module):
@@ -48,8 +46,8 @@ class MapPool(nnx.Module):
         init = layers.torch_uniform
         self.mlp = layers.Mlp(dim, mlp_width, activation=activation, fc_init=init, proj_init=init, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "B N T"], mode: Mode) -> Float[Array, "B D"]:
-        read = self.attn(_for_each(tokens, self.query[...]), tokens, mode)[:, 0]
+    def __call__(self, tokens: Float[Array, "B N T"]) -> Float[Array, "B D"]:
+        read = self.attn(_for_each(tokens, self.query[...]), tokens)[:, 0]
         return read + self.mlp(self.ln(read))
 
 
@@ -65,9 +63,9 @@ class CocaPool(nnx.Module):
         self.ln_k = layers.LayerNorm(token_dim, eps=ln_eps)
         self.attn = CrossAttention(dim, token_dim, heads, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "B N T"], mode: Mode) -> Float[Array, "B D"]:
+    def __call__(self, tokens: Float[Array, "B N T"]) -> Float[Array, "B D"]:
         query = self.ln_q(self.query[:1])
-        return self.attn(_for_each(tokens, query), self.ln_k(tokens), mode)[:, 0]
+        return self.attn(_for_each(tokens, query), self.ln_k(tokens))[:, 0]
 
 
 def _for_each(tokens: Float[Array, "B N T"], query: Float[Array, "M D"]) -> Float[Array, "B M D"]:

@@ -15,9 +15,9 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jaxtyping import Float, Int32
 
-from clipjax.devices.platforms import by_platform
 from clipjax.models.modules import attention, layers
-from clipjax.models.training import Mode
+from clipjax.models.modules.binding import Layer
+from clipjax.models.modules.forms import in_form
 
 _LANES = 128  # channels of a TPU's tile
 
@@ -71,7 +71,7 @@ def _ones_at_distances(side: int, dtype: jnp.dtype) -> Float[Array, "side side _
     return (distance[..., None] == jnp.arange(2 * side - 1)).astype(dtype)
 
 
-class RelativeAttention(nnx.Module):
+class RelativeAttention(Layer):
     """Self-attention within a window of height x width patches.
 
     Params: {q,k,v,out}/{kernel,bias}, no k/bias without `key_bias`, and table [R, heads].
@@ -94,34 +94,32 @@ class RelativeAttention(nnx.Module):
         self.out = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
         rows = (2 * window[0] - 1) * (2 * window[1] - 1) + (3 if class_token else 0)
         self.table = nnx.Param(init(rngs.params(), (rows, heads), jnp.float32))
-        self.heads = heads
+        self.attend = attention.MultiHead(heads)
         self.window = window
         self.class_token = class_token
 
     def __call__(
-        self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
+        self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None
     ) -> Float[Array, "B N D"]:
         """more: added to the bias; row b of the batch gets `more[b % P]`."""
-        q, k, v = (attention.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
-        return self.out(attention.attend_heads(q, k, v, mode=mode, bias=self.bias(more, mode)))
+        q, k, v = (self.attend.split(linear(x)) for linear in (self.q, self.k, self.v))
+        return self.out(self.attend.of_heads(q, k, v, bias=self.bias(more)))
 
     def runs(
-        self, x: Float[Array, "P B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
+        self, x: Float[Array, "P B N D"], more: Float[Array, "P 1 N N"] | None = None
     ) -> Float[Array, "P B N D"]:
         """Like a call in which run p of B rows gets `more[p]`, in a TPU's form (`attend_in_slabs`)."""
         q, k, v = self.q(x), self.k(x), self.v(x)
-        return self.out(attend_in_slabs(q, k, v, self.bias(more, mode)))
+        return self.out(attend_in_slabs(q, k, v, self.bias(more)))
 
-    def bias(self, more: Array | None, mode: Mode) -> Float[Array, "P heads N N"]:
-        table, kind = self.table[...], {"class_token": self.class_token}
+    def bias(self, more: Array | None) -> Float[Array, "P heads N N"]:
+        kind = {"class_token": self.class_token}
         index = relative_index(*self.window, **kind)
-        choices = {"tpu": lambda table: picked_bias(table, *self.window, **kind)}
-        bias = by_platform(
-            table,
-            platform=mode.platform,
-            default=lambda table: relative_bias(table, index),
-            **(choices if table.dtype == jnp.bfloat16 else {}),
-        )
+        ways = {
+            "products": lambda table: picked_bias(table, *self.window, **kind),
+            "rows": lambda table: relative_bias(table, index),
+        }
+        bias = in_form("distance_bias", ways, self.table[...], mode=self.mode)
         return bias if more is None else bias.astype(more.dtype) + more
 
 

@@ -22,7 +22,7 @@ from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, load_arch, n
 from clipjax.models.families.convolutions.convnext import GlobalResponseNorm
 from clipjax.models.modules import convolutions
 from clipjax.models.network import Network
-from clipjax.models.training import INFERENCE
+from tests.models._modes import INFERENCE, bound
 
 NARROW = narrow_arch(load_arch("convnext_base-in1k"))
 V2 = "convnextv2_base-in1k-384"
@@ -106,7 +106,7 @@ def test_depthwise_seven_by_seven_with_bias(size: tuple[int, int]) -> None:
     conv.bias[...] = jnp.asarray(bias)  # pyright: ignore[reportOptionalSubscript]
     kernel = np.array(conv.kernel[...])
     expected = torch_conv(x, kernel, padding=3, groups=6, bias=torch.from_numpy(bias))
-    np.testing.assert_allclose(jax.jit(partial(conv, mode=INFERENCE))(jnp.asarray(x)), expected, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(bound(conv))(jnp.asarray(x)), expected, atol=2e-5)
 
 
 def test_a_depthwise_convolution_has_the_gradient_of_the_plain_one() -> None:

@@ -19,11 +19,11 @@ from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families.patches import eva
 from clipjax.models.modules import attention, layers
 from clipjax.models.network import Network
-from clipjax.models.training import INFERENCE
 from converters.engine import convert, detect_table, nest
 from converters.golden import build_model
 from converters.golden.condition import condition
 from converters.golden.weights import images
+from tests.models._modes import bound
 
 torch.set_num_threads(1)  # on a shared machine more of them wait for each other
 
@@ -68,7 +68,7 @@ def test_rotated_scores_are_timms():
     tables = tuple(map(jnp.asarray, eva.rotary_tables(config, side, side)))
 
     def ours(kernel: np.ndarray) -> jax.Array:
-        linear: Any = layers.Linear(width, width, rngs=nnx.Rngs(0))
+        linear: Any = bound(layers.Linear(width, width, rngs=nnx.Rngs(0)))
         linear.kernel[...], linear.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
         return eva.rotate(attention.split_heads(eva.in_halves(linear, jnp.asarray(x), heads), heads), *tables)
 
@@ -110,9 +110,9 @@ class _Tensor:
 def test_dense_features_are_timms_intermediates(name: str):
     arch, theirs, params = narrow_pair(name)
     pixels = images(arch.vision.image_size, 2, 5)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: eva.Eva(arch.vision, nnx.Rngs(0))))
+    graphdef = nnx.graphdef(bound(nnx.eval_shape(lambda: eva.Eva(arch.vision, nnx.Rngs(0)))))
     with jax.default_matmul_precision("highest"):
-        got = eva.dense(nnx.merge(graphdef, params), jnp.asarray(pixels), [0, 1], INFERENCE)
+        got = eva.dense(nnx.merge(graphdef, params), jnp.asarray(pixels), [0, 1])
     with torch.no_grad():
         given = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         wanted = theirs.visual.trunk.forward_intermediates(given, indices=[0, 1], intermediates_only=True)

@@ -21,8 +21,8 @@ from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_a
 from clipjax.models.families.patches.vit import LAYER_SCALE_INIT, PatchEmbed, ViTConfig
 from clipjax.models.modules.pooling import CocaPool
 from clipjax.models.network import Network
-from clipjax.models.training import INFERENCE
 from converters.engine import flatten
+from tests.models._modes import bound
 
 CLIP, DEIT, SIGLIP, COCA = (
     "ViT-B-32",
@@ -194,13 +194,13 @@ def test_pixels_that_fill_no_patch_are_left_out():
 
 
 def test_only_the_first_query_is_read():
-    pool = CocaPool(8, 12, 2, 5, ln_eps=1e-5, rngs=nnx.Rngs(0))
+    pool = bound(CocaPool(8, 12, 2, 5, ln_eps=1e-5, rngs=nnx.Rngs(0)))
     tokens = jax.random.normal(jax.random.key(0), (3, 7, 12))
-    before = pool(tokens, INFERENCE)
+    before = pool(tokens)
     pool.query[...] = pool.query[...].at[1:].set(100.0)
-    np.testing.assert_array_equal(pool(tokens, INFERENCE), before)
+    np.testing.assert_array_equal(pool(tokens), before)
     pool.query[...] = pool.query[...].at[0].set(jnp.arange(8.0))
-    assert float(jnp.abs(pool(tokens, INFERENCE) - before).max()) > 1e-3
+    assert float(jnp.abs(pool(tokens) - before).max()) > 1e-3
 
 
 def test_layer_scale_starts_small():

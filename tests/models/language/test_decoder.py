@@ -21,7 +21,8 @@ from clipjax.models.language import transformer
 from clipjax.models.language.cache import join_heads, part_heads
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
-from clipjax.models.modules import attention, layers
+from clipjax.models.modules import attention
+from tests.models._modes import mode_of
 
 ROWS, LENGTH = 3, 20
 PADDING = (0, 5, 13)  # on the left of each row
@@ -91,11 +92,11 @@ def interleaved(x: Any, cos: Any, sin: Any) -> Any:
     return jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
 
 
-def tiled(q: Any, k: Any, v: Any, visible: Any, platform: str | None = None) -> Any:
+def tiled(q: Any, k: Any, v: Any, visible: Any, *, mode: Any) -> Any:
     """Query head i reads key head i % kv."""
     times = q.shape[1] // k.shape[1]
     k, v = (jnp.tile(x, (1, times, 1, 1)) for x in (k, v))
-    return attention.attend_heads(q, k, v, visible[:, None], mode=layers.Mode())
+    return attention.attend_heads(q, k, v, visible[:, None], mode=mode)
 
 
 def blind_to_padding(queries: Any, keys: Any, valid: Any, window: int | None) -> Any:
@@ -206,11 +207,10 @@ def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
         for heads, length in ((4, 1), (kv_heads, 20), (kv_heads, 20))
     )
     visible = (jnp.arange(20) >= jnp.array([0, 5, 13])[:, None])[:, None]
-    program = jax.make_jaxpr(transformer.attend_grouped, static_argnums=4)(q, k, v, visible, "tpu")
+    ways = [functools.partial(transformer.attend_grouped, mode=mode_of(None, name)) for name in ("tpu", None)]
+    program = jax.make_jaxpr(ways[0])(q, k, v, visible)
     assert str(program).count(f"[3,{kv_heads},8,") >= 2
-    ours, plain = (
-        transformer.attend_grouped(q, k, v, visible, name).astype(jnp.float32) for name in ("tpu", None)
-    )
+    ours, plain = (way(q, k, v, visible).astype(jnp.float32) for way in ways)
     np.testing.assert_allclose(np.asarray(ours), np.asarray(plain), atol=0.02)
 
 
@@ -232,8 +232,8 @@ def test_key_heads_side_by_side_are_attended_to_as_apart(kv_heads: int, joined: 
     visible = jnp.broadcast_to((jnp.arange(20) >= jnp.array([0, 5, 13])[:, None])[:, None], (3, 2, 20))
     blocks = join_heads(k, joined), join_heads(v, joined)
     np.testing.assert_array_equal(part_heads(blocks[0], joined), k)
-    ours = transformer.attend_grouped(q, *blocks, visible)
-    np.testing.assert_allclose(ours, transformer.attend_grouped(q, k, v, visible), atol=1e-5)
+    attend = functools.partial(transformer.attend_grouped, mode=mode_of())
+    np.testing.assert_allclose(attend(q, *blocks, visible), attend(q, k, v, visible), atol=1e-5)
 
 
 def test_how_many_key_heads_lie_side_by_side() -> None:

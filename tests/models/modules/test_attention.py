@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clipjax.models.families.texts import text
-from clipjax.models.modules import attention, layers
-from clipjax.models.training import INFERENCE, Mode, Training
+from clipjax.models.modules import attention, layers, sequence
+from clipjax.models.modules.tokens import HighestId, Lookup
+from clipjax.models.training import Mode, Training
+from tests.models._modes import INFERENCE, bound, mode_of
 
-ON_TPU = Mode(Training(), "tpu")
+ON_TPU = mode_of(Training(), "tpu")
 
 
 @pytest.mark.parametrize("visible", [None, "causal", "rows"])
@@ -45,9 +46,9 @@ def test_gradients_are_those_of_plain_attention(visible: str | None) -> None:
 def test_rows_looked_up_by_products_are_the_same() -> None:
     table = nnx.Param(jax.random.normal(jax.random.key(0), (50, 8), jnp.bfloat16))
     ids = jax.random.randint(jax.random.key(1), (4, 6), 0, 50)
-    rows, same = (text.lookup(table, ids, mode) for mode in (INFERENCE, ON_TPU))
+    rows, same = (bound(Lookup(), mode)(table, ids) for mode in (INFERENCE, ON_TPU))
     assert jnp.array_equal(rows, same)
-    ends, same = (text.at_highest_id(rows, ids, mode) for mode in (INFERENCE, ON_TPU))
+    ends, same = (bound(HighestId(), mode)(rows, ids) for mode in (INFERENCE, ON_TPU))
     assert jnp.array_equal(ends, same)
 
 
@@ -60,7 +61,7 @@ def test_a_block_keeps_its_sums() -> None:
     x = jnp.ones((2, 5, 8), jnp.bfloat16)
 
     def sums(mode: Mode) -> int:
-        _, backward = jax.vjp(lambda x: layers.apply(narrow, x, mode=mode), x)
+        _, backward = jax.vjp(lambda x: sequence.apply(bound(narrow, mode), x), x)
         return str(jax.make_jaxpr(backward)(x)).count("reduce_sum")
 
-    assert sums(Mode(Training(remat=True), "tpu")) - sums(ON_TPU) == 2 * 2 + 1
+    assert sums(mode_of(Training(remat=True), "tpu")) - sums(ON_TPU) == 2 * 2 + 1

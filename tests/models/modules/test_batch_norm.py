@@ -12,8 +12,9 @@ import torch
 from flax import nnx
 
 from clipjax.errors import UsageError
-from clipjax.models.modules import convolutions, layers
-from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
+from clipjax.models.modules import convolutions, sequence
+from clipjax.models.training import Training, running, statistics
+from tests.models._modes import bound, mode_of
 
 DIM = 5
 
@@ -45,11 +46,11 @@ def moved(
     layer: convolutions.BatchNorm, x: np.ndarray, training: Training, platform: str | None = None
 ) -> dict[str, Any]:
     """Output, gradients of the sum of its sines, and what the layer then holds as mean and variance."""
-    graphdef, state = nnx.split(layer)
+    graphdef, state = nnx.split(bound(layer, mode_of(training, platform)))
 
     def loss(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         module = nnx.merge(graphdef, state)
-        y = module(x, Mode(training, platform))
+        y = module(x)
         return jnp.sum(jnp.sin(y)), (y, statistics(module))
 
     (_, (y, found)), (d, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, jnp.asarray(x))
@@ -106,15 +107,17 @@ def test_a_cpu_has_the_gradients_of_each_part() -> None:
 def test_frozen_is_inference() -> None:
     _, ours = pair()
     x = jnp.asarray(pixels())
-    before, expected = statistics(ours), ours(x, INFERENCE)
-    np.testing.assert_array_equal(ours(x, Mode(Training("frozen", remat=True))), expected)
+    before, expected = statistics(ours), bound(ours)(x)
+    ours = bound(ours, mode_of(Training("frozen", remat=True)))
+    np.testing.assert_array_equal(ours(x), expected)
     assert jax.tree.all(jax.tree.map(np.array_equal, statistics(ours), before))
 
 
 def test_bfloat16_has_float32_statistics() -> None:
     _, ours = pair()
     x = jnp.asarray(pixels(offset=30.0), jnp.bfloat16)
-    y = ours(x, Mode(Training("batch")))
+    ours = bound(ours, mode_of(Training("batch")))
+    y = ours(x)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(statistics(ours))} == {jnp.dtype("float32")}
     np.testing.assert_allclose(ours.mean[...], x.astype(jnp.float32).mean((0, 1, 2)), rtol=1e-6)
@@ -123,20 +126,20 @@ def test_bfloat16_has_float32_statistics() -> None:
 def test_one_value_a_channel_is_refused() -> None:
     _, ours = pair()
     with pytest.raises(UsageError, match="one value per channel"):
-        ours(jnp.ones((1, 1, 1, DIM)), Mode(Training("batch")))
+        bound(ours, mode_of(Training("batch")))(jnp.ones((1, 1, 1, DIM)))
 
 
 @pytest.mark.parametrize(("remat", "platform"), [(False, None), (True, None), (True, "cpu")])
 def test_stacked_blocks_bring_their_statistics_out(remat: bool, platform: str | None) -> None:
     """Three of them in a scan, as one after the other; and one that stands alone."""
-    stacked = layers.stack(lambda rngs: convolutions.BatchNorm(DIM, eps=1e-3), 3, nnx.Rngs(0))
+    stacked = sequence.stack(lambda rngs: convolutions.BatchNorm(DIM, eps=1e-3), 3, nnx.Rngs(0))
+    stacked = bound(stacked, mode_of(Training("batch", remat=remat), platform))
     stacked.bias[...] = jnp.arange(3 * DIM, dtype=jnp.float32).reshape(3, DIM)
     alone = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(3)]
     x = y = jnp.asarray(pixels())
-    mode = Mode(Training("batch", remat=remat), platform)
-    found, _ = layers.scan(stacked, x, mode=mode, capture=False)
+    found, _ = sequence.scan(stacked, x, capture=False)
     for layer in alone:
-        y = layers.apply(layer, y, mode=mode)
+        y = sequence.apply(layer, y)
     np.testing.assert_allclose(found, y, atol=1e-5)
     assert stacked.mean[...].shape == (3, DIM)
     for i, layer in enumerate(alone):

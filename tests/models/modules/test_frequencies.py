@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from clipjax.models.modules import convolutions
 from clipjax.models.modules.convolutions import Padding
-from clipjax.models.modules.frequencies import by_frequencies, in_frequencies
-from clipjax.models.training import INFERENCE, Mode, Training
+from clipjax.models.modules.frequencies import by_frequencies
+from clipjax.models.training import Mode, Training
+from tests.models._modes import INFERENCE, bound, mode_of
 
-TPU = Mode(None, "tpu")
+TPU = mode_of(None, "tpu")
 
 
 def error(ours: jax.Array, exact: Any) -> float:
@@ -32,7 +34,7 @@ def test_the_error_is_that_of_a_few_roundings(height: int, width: int, size: int
     x = jnp.asarray(random.standard_normal((2, height, width, 24)) + mean, jnp.bfloat16)
     kernel = jnp.asarray(random.standard_normal((size, size, 1, 24)) / size, jnp.bfloat16)
     x32, kernel32 = (each.astype(jnp.float32) for each in (x, kernel))
-    general = convolutions.conv2d(x32, kernel32, stride=1, padding="symmetric", mode=Mode(None, "tpu"))
+    general = convolutions.conv2d(x32, kernel32, stride=1, padding="symmetric", mode=mode_of(None, "tpu"))
     exact = np.float64(general)
     once = error(general.astype(jnp.bfloat16), exact)
     assert once < error(by_frequencies(x, kernel), exact) < 3 * once
@@ -48,12 +50,13 @@ def test_the_error_is_that_of_a_few_roundings(height: int, width: int, size: int
         (16, 5, jnp.bfloat16, TPU, False),
         (16, 7, jnp.float32, TPU, False),
         (16, 7, jnp.bfloat16, INFERENCE, False),
-        (16, 7, jnp.bfloat16, Mode(Training(remat=False), "tpu"), False),
+        (16, 7, jnp.bfloat16, mode_of(Training(remat=False), "tpu"), False),
     ],
 )
 def test_where_it_is_taken(side: int, size: int, dtype: Any, mode: Mode, taken: bool) -> None:
     x, kernel = jnp.ones((1, side, side, 2), dtype), jnp.ones((size, size, 1, 2), dtype)
-    assert in_frequencies(x, size, mode) == taken
+    conv = convolutions.Conv(2, 2, kernel=size, groups=2, rngs=nnx.Rngs(0))
+    assert bound(conv, mode).by_frequencies(x) == taken
     ways: list[tuple[int, Padding]] = [(1, "symmetric"), (2, "symmetric"), (1, "none")]
     for stride, padding in ways:
         layer = partial(convolutions.conv2d, stride=stride, padding=padding, mode=mode)

@@ -14,10 +14,11 @@ from flax import nnx
 from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
-from clipjax.models.modules import attention, convolutions, layers
-from clipjax.models.training import INFERENCE, Mode, Training
+from clipjax.models.modules import attention, convolutions, layers, pools
+from clipjax.models.training import Mode, Training
+from tests.models._modes import INFERENCE, bound, mode_of
 
-TPU = Mode(platform="tpu")
+TPU = mode_of(platform="tpu")
 
 RNG = np.random.default_rng(0)
 
@@ -59,10 +60,10 @@ def test_gradients_of_a_product_on_a_cpu() -> None:
     x, kernel, weight = (jnp.asarray(normal(*shape)) for shape in ((2, 3, 5), (5, 7), (2, 3, 7)))
 
     def gradients(platform: str | None) -> Any:
-        mode = Mode(Training(), platform)
+        linear = bound(layers.Linear(5, 7, rngs=nnx.Rngs(0)), mode_of(Training(), platform))
 
         def total(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jnp.sum(weight * layers.product(x, kernel, mode))
+            return jnp.sum(weight * linear.times(x, kernel))
 
         return jax.grad(total, (0, 1))(x, kernel)
 
@@ -72,14 +73,14 @@ def test_gradients_of_a_product_on_a_cpu() -> None:
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 def test_layer_norm_does_not_cancel(mean: float) -> None:
     x = normal(8, 64) * 0.1 + np.float32(mean)
-    layer = layers.LayerNorm(64, eps=1e-5)
+    layer = bound(layers.LayerNorm(64, eps=1e-5))
     exact = F.layer_norm(torch.from_numpy(x).double(), (64,), eps=1e-5).numpy()
     np.testing.assert_allclose(layer(jnp.asarray(x)), exact, atol=1e-6 if mean == 0 else 2e-3)
 
 
 def test_layer_norm_of_bfloat16_is_computed_in_float32() -> None:
     x = jnp.asarray(normal(8, 64) + 30, jnp.bfloat16)
-    layer = layers.LayerNorm(64, eps=1e-5)
+    layer = bound(layers.LayerNorm(64, eps=1e-5))
     y = layer(x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, layer(x.astype(jnp.float32)).astype(jnp.bfloat16))
@@ -89,12 +90,12 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32() -> None:
 def test_layer_norm_in_one_pass_on_a_tpu(mean: float) -> None:
     """As two passes to bfloat16's rounding. Equal numbers, whose variance may be below zero, stay finite."""
     x = jnp.asarray(normal(8, 64) + mean, jnp.bfloat16).at[0].set(mean + 0.1)
-    layer = layers.LayerNorm(64, eps=1e-5)
-    once, twice = (np.asarray(layer(x, mode), np.float32) for mode in (TPU, INFERENCE))
+    layer = bound(layers.LayerNorm(64, eps=1e-5))
+    once, twice = (np.asarray(bound(layer, mode)(x), np.float32) for mode in (TPU, INFERENCE))
     np.testing.assert_allclose(once[1:], twice[1:], rtol=2**-7, atol=1e-3)
     assert np.abs(once[0]).max() < 0.1 if mean == 0 else np.isfinite(once[0]).all()
     wide = x.astype(jnp.float32)
-    np.testing.assert_array_equal(layer(wide, TPU), layer(wide, INFERENCE))  # parity has no other form
+    np.testing.assert_array_equal(bound(layer, TPU)(wide), layer(wide))  # parity has no other form
 
 
 def test_gelu_without_erf_on_a_tpu() -> None:
@@ -106,11 +107,11 @@ def test_gelu_without_erf_on_a_tpu() -> None:
     assert (off[np.abs(x) > 6] < 1e-6 * np.abs(x[np.abs(x) > 6])).all()
     assert np.abs(layers.ACTIVATIONS["gelu_tanh"](jnp.asarray(x)) - theirs).max() > 1e-4
     rounded = jnp.asarray(x, jnp.bfloat16)
-    forms = [layers.activated(rounded, "gelu", mode) for mode in (INFERENCE, TPU)]
+    forms = [bound(layers.ActivationLayer("gelu"), mode)(rounded) for mode in (INFERENCE, TPU)]
     assert forms[1].dtype == jnp.bfloat16
     assert (forms[0] != forms[1]).any()
     wide = jnp.asarray(x)
-    np.testing.assert_array_equal(layers.activated(wide, "gelu", TPU), layers.gelu(wide))
+    np.testing.assert_array_equal(bound(layers.ActivationLayer("gelu"), TPU)(wide), layers.gelu(wide))
     slopes = [jax.vmap(jax.grad(form))(wide) for form in (layers.gelu_by_tanh, layers.gelu)]
     np.testing.assert_allclose(*slopes, atol=2e-4)
 
@@ -121,17 +122,17 @@ def test_gelu_without_erf_on_a_tpu() -> None:
         (4, jnp.bfloat16, TPU, True),
         (4, jnp.float32, TPU, False),
         (4, jnp.bfloat16, INFERENCE, False),
-        (4, jnp.bfloat16, Mode(Training(remat=False), "tpu"), False),
+        (4, jnp.bfloat16, mode_of(Training(remat=False), "tpu"), False),
         (400_000, jnp.bfloat16, TPU, False),  # hidden channels above 80 MB, in tiles of 128 columns
-        (400_000, jnp.bfloat16, Mode(platform="tpu", devices=2), True),
+        (400_000, jnp.bfloat16, mode_of(platform="tpu", devices=2), True),
     ],
 )
 def test_where_an_mlp_keeps_its_products_apart(rows: int, dtype: Any, mode: Mode, apart: bool) -> None:
     zeros = jax.nn.initializers.zeros
     init = {"fc_init": zeros, "proj_init": zeros, "rngs": nnx.Rngs(0)}
-    mlp = layers.Mlp(2, 8, activation="gelu", **init)
+    mlp = bound(layers.Mlp(2, 8, activation="gelu", **init), mode)
     cast = nnx.merge(nnx.graphdef(mlp), jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(mlp)))
-    program = str(jax.make_jaxpr(lambda x: cast(x, mode))(jax.ShapeDtypeStruct((rows, 2), dtype)))
+    program = str(jax.make_jaxpr(lambda x: cast(x))(jax.ShapeDtypeStruct((rows, 2), dtype)))
     assert ("optimization_barrier" in program) == apart
 
 
@@ -254,20 +255,20 @@ def test_convolutions_are_written_out_on_the_cpu_only() -> None:
 
 def test_batch_norm() -> None:
     x, vectors = normal(2, 4, 4, 6), [normal(6), normal(6), normal(6), np.abs(normal(6)) * 0.01]
-    layer = convolutions.BatchNorm(6, eps=1e-3)
+    layer = bound(convolutions.BatchNorm(6, eps=1e-3))
     for name, vector in zip(("scale", "bias", "mean", "var"), vectors, strict=True):
         getattr(layer, name)[...] = jnp.asarray(vector)
     scale, bias, mean, var = map(torch.from_numpy, vectors)
     theirs = F.batch_norm(torch.from_numpy(x.transpose(0, 3, 1, 2)), mean, var, scale, bias, eps=1e-3)
     np.testing.assert_allclose(
-        layer(jnp.asarray(x), INFERENCE), theirs.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5
+        layer(jnp.asarray(x)), theirs.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5
     )
 
 
 def test_average_pool() -> None:
     x = normal(2, 7, 4, 3)
     theirs = F.avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), 2).numpy().transpose(0, 2, 3, 1)
-    ours = functools.partial(convolutions.average_pool, mode=INFERENCE)
-    for form in (ours, convolutions.window_means):
+    ours = functools.partial(pools.average_pool, mode=INFERENCE)
+    for form in (ours, pools.window_means):
         np.testing.assert_allclose(form(jnp.asarray(x), 2), theirs, atol=1e-6)
         np.testing.assert_array_equal(form(jnp.asarray(x), 1), x)

@@ -15,10 +15,11 @@ from timm.layers.squeeze_excite import SEModule
 from timm.layers.std_conv import StdConv2d
 from torch.nn import functional as F
 
-from clipjax.models.modules import convolutions, maps
-from clipjax.models.training import INFERENCE, Mode
+from clipjax.models.modules import convolutions, maps, pools
+from clipjax.models.training import Mode
+from tests.models._modes import INFERENCE, bound, mode_of
 
-PLAIN = Mode(platform="tpu")  # the form of other platforms, run here
+PLAIN = mode_of(platform="tpu")  # the form of other platforms, run here
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -81,7 +82,7 @@ def test_grouped_convolution(groups: int, width: int, stride: int, mode: Mode) -
 def test_groups_are_dense_convolutions_on_the_cpu_only_narrow_ones_together() -> None:
     def convolved(width: int, groups: int, platform: str) -> list[str]:
         def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return convolutions.conv2d(x, kernel, stride=1, padding="symmetric", mode=Mode(None, platform))
+            return convolutions.conv2d(x, kernel, stride=1, padding="symmetric", mode=mode_of(None, platform))
 
         shapes = [(1, 8, 8, groups * width), (3, 3, width, groups * width)]
         args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -113,7 +114,7 @@ def test_max_pool(size: tuple[int, int], window: int, padding: Any, mode: Mode) 
     x = normal(2, *size, 3) - 2  # mostly negative: zeros outside would win
 
     def ours(x: Any) -> Any:
-        return convolutions.max_pool(x, window=window, stride=2, padding=padding, outside=-np.inf, mode=mode)
+        return pools.max_pool(x, window=window, stride=2, padding=padding, outside=-np.inf, mode=mode)
 
     zeros = (window - 1) // 2 if padding == "symmetric" else 0
     assert_same(ours, lambda x: F.max_pool2d(x, window, 2, zeros), (x, nchw))
@@ -124,7 +125,7 @@ def test_max_pool_with_zeros_outside(mode: Mode) -> None:
     x = normal(2, 8, 8, 3) - 2
 
     def ours(x: Any, outside: float = 0.0) -> Any:
-        return convolutions.max_pool(x, window=3, stride=2, padding="symmetric", outside=outside, mode=mode)
+        return pools.max_pool(x, window=3, stride=2, padding="symmetric", outside=outside, mode=mode)
 
     assert_same(ours, lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2), (x, nchw))
     assert np.abs(ours(jnp.asarray(x)) - ours(jnp.asarray(x), -np.inf)).max() > 0.5
@@ -165,7 +166,7 @@ def test_standardised_convolution(stride: int) -> None:
     reference = StdConv2d(6, 4, 3, stride=stride, padding=1, eps=1e-8)
 
     def ours(x: Any, kernel: Any) -> Any:
-        return called(conv, {"kernel": kernel}, x, INFERENCE)
+        return called(bound(conv), {"kernel": kernel}, x)
 
     def theirs(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(reference, {"weight": kernel}, (x,))
@@ -193,7 +194,7 @@ def test_squeeze_excite(activation: str, gate: str) -> None:
     torch_gate = {"sigmoid": torch.nn.Sigmoid, "hard_sigmoid": torch.nn.Hardsigmoid}[gate]
     torch_act = {"relu": torch.nn.ReLU, "silu": torch.nn.SiLU}[activation]
     reference = SEModule(8, rd_channels=3, act_layer=torch_act, gate_layer=torch_gate)
-    layer = maps.SqueezeExcite(8, 3, activation=activation, gate=gate, rngs=nnx.Rngs(0))
+    layer = bound(maps.SqueezeExcite(8, 3, activation=activation, gate=gate, rngs=nnx.Rngs(0)))
     kernels = {"fc1": normal(8, 3, seed=1), "fc2": normal(3, 8, seed=2)}
     biases = {"fc1": normal(3, seed=3), "fc2": normal(8, seed=4)}
     names = [(name, leaf) for name in ("fc1", "fc2") for leaf in ("kernel", "bias")]

@@ -12,7 +12,8 @@ import pytest
 from _long import mostly_long
 
 from clipjax.models.modules.convolutions import conv2d
-from clipjax.models.training import Mode, Training
+from clipjax.models.training import Training
+from tests.models._modes import mode_of
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_gradients_are_xlas_and_the_forward_pass_is_the_same(
     weight = jnp.asarray(rng.normal(size=(kernel, kernel, *((1, 5) if depthwise else (5, 4)))), dtype)
 
     def forward(platform: str | None) -> Any:
-        return partial(conv2d, stride=stride, padding=padding, mode=Mode(Training(), platform))
+        return partial(conv2d, stride=stride, padding=padding, mode=mode_of(Training(), platform))
 
     def run(platform: str | None, dtype: Any) -> Any:
         y, back = jax.vjp(jax.jit(forward(platform)), x.astype(dtype), weight.astype(dtype))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clipjax.models.modules import attention, relative_position
 from clipjax.models.modules.relative_position import picked_bias, relative_bias, relative_index
-from clipjax.models.training import INFERENCE
+from tests.models._modes import INFERENCE
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -368,15 +368,18 @@ def test_another_pooling_position_of_coca_is_seen(monkeypatch: pytest.MonkeyPatc
     assert first_difference(coca, golden=coca.rerun()) == "text.pooled"
 
 
-def pre_norm(self: Any, x: Any, visible: Any, mode: Any) -> Any:
-    x = x + self.attn(self.ln_1(x), visible, mode=mode)
+def pre_norm(self: Any, x: Any, visible: Any) -> Any:
+    x = x + self.attn(self.ln_1(x), visible)
     return x + self.mlp(self.ln_2(x))
 
 
-def blind_to_padding(
-    self: Any, x: Any, visible: Any, mode: Any, right: Any = roberta.PostNormBlock.__call__
-) -> Any:
-    return right(self, x, jnp.ones_like(visible), mode)
+def projected_by(activation: str) -> Any:
+    """The projection with another activation."""
+    return lambda self, x: self.c_proj(layers.ACTIVATIONS[activation](self.c_fc(x)))
+
+
+def blind_to_padding(self: Any, x: Any, visible: Any, right: Any = roberta.PostNormBlock.__call__) -> Any:
+    return right(self, x, jnp.ones_like(visible))
 
 
 @pytest.mark.parametrize(
@@ -391,8 +394,8 @@ def blind_to_padding(
             lambda x, real: x[:, 0],
             "text.pooled",
         ),  # transformers' own: the first token
-        (layers, "gelu", layers.ACTIVATIONS["gelu_tanh"], "text.projected"),
-        (layers, "gelu", layers.quick_gelu, "text.projected"),
+        (roberta.Projection, "__call__", projected_by("gelu_tanh"), "text.projected"),
+        (roberta.Projection, "__call__", projected_by("quick_gelu"), "text.projected"),
     ],
     ids=["pre-norm", "padding attended", "padding pooled", "first token", "tanh GELU", "QuickGELU"],
 )

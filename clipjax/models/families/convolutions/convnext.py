@@ -35,13 +35,10 @@ from jaxtyping import Float
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
-from clipjax.models.chunks import in_chunks
-from clipjax.models.cut import any_cut
-from clipjax.models.modules import convolutions, layers
-from clipjax.models.modules.frequencies import in_frequencies
+from clipjax.models.modules import convolutions, layers, sequence
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import dense, run_stages
-from clipjax.models.training import INFERENCE, Mode
 
 PATCH = 4  # of the stem
 KERNEL = 7  # of a block's depthwise convolution
@@ -89,8 +86,8 @@ class Stem(nnx.Module):
         self.conv = patch_conv(3, width, size=PATCH, rngs=rngs)
         self.norm = layers.LayerNorm(width, eps=eps)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.norm(self.conv(x, mode), mode)
+    def __call__(self, x: Array) -> Array:
+        return self.norm(self.conv(x))
 
 
 class Downsample(nnx.Module):
@@ -100,8 +97,8 @@ class Downsample(nnx.Module):
         self.norm = layers.LayerNorm(in_dim, eps=eps)
         self.conv = patch_conv(in_dim, out_dim, size=2, rngs=rngs)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.conv(self.norm(x, mode), mode)
+    def __call__(self, x: Array) -> Array:
+        return self.conv(self.norm(x))
 
 
 def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convolutions.Conv:
@@ -135,11 +132,11 @@ class NormedMlp(layers.Mlp):
         super().__init__(dim, width, activation=activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs)
         self.grn = GlobalResponseNorm(width)
 
-    def __call__(self, x: Float[Array, "B H W D"], mode: Mode = INFERENCE) -> Float[Array, "B H W D"]:
-        return self.c_proj(self.grn(layers.activated(self.c_fc(x, mode), self.activation, mode)), mode)
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        return self.c_proj(self.grn(self.activation(self.c_fc(x))))
 
 
-class Block(nnx.Module):
+class Block(Layer):
     def __init__(self, dim: int, *, activation: str, eps: float, grn: bool, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
             dim, dim, kernel=KERNEL, groups=dim, use_bias=True, kernel_init=_INIT, rngs=rngs
@@ -149,8 +146,8 @@ class Block(nnx.Module):
         self.mlp = mlp(dim, EXPANSION * dim, activation=activation, rngs=rngs)
         self.ls = None if grn else layers.LayerScale(dim, init=LAYER_SCALE)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        branch = self.mlp(self.norm(self.conv(x, mode), mode), mode)
+    def __call__(self, x: Array) -> Array:
+        branch = self.mlp(self.norm(self.conv(x)))
         return x + (branch if self.ls is None else self.ls(branch))
 
 
@@ -161,14 +158,11 @@ class Stage(nnx.Module):
         self.downsample = None if first else Downsample(in_dim, dim, eps=config.ln_eps, rngs=rngs)
         flags = {"activation": config.activation, "eps": config.ln_eps, "grn": bool(config.grn)}
         block = partial(Block, dim, **flags)
-        self.blocks = layers.stack(lambda rngs: block(rngs=rngs), depth, rngs)
+        self.blocks = sequence.stack(lambda rngs: block(rngs=rngs), depth, rngs)
 
-    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
-        x = x if self.downsample is None else self.downsample(x, mode)
-        run = partial(layers.scan, self.blocks, mode=mode, capture=capture)
-        if capture or not in_frequencies(x, KERNEL, mode) or any_cut(self.blocks):  # chunks gather anew
-            return run(x)
-        return in_chunks(lambda some: run(some)[0], x, mode.devices), None
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, Array | None]:
+        x = x if self.downsample is None else self.downsample(x)
+        return sequence.scan(self.blocks, x, capture=capture)
 
 
 class Head(nnx.Module):
@@ -182,13 +176,13 @@ class Head(nnx.Module):
         self.proj = linear(dim, c.embed_dim, use_bias=False) if kind == "linear" else None
         self.c_fc = linear(dim, hidden) if kind in ("mlp", "hidden") else None
         self.c_proj = linear(hidden, c.embed_dim, use_bias=False) if kind == "mlp" else None
-        self.activation = c.activation
+        self.activation = layers.ActivationLayer(c.activation)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         # The norm comes after the mean: what timm calls head_norm_first=False.
         pooled = features = self.norm(jnp.mean(x, axis=(1, 2)))
         if self.c_fc is not None:
-            features = layers.ACTIVATIONS[self.activation](self.c_fc(features))
+            features = self.activation(self.c_fc(features))
         last = self.proj if self.c_proj is None else self.c_proj
         return pooled, features if last is None else last(features)
 
@@ -209,10 +203,10 @@ class ConvNeXt(nnx.Module):
         return {f"stages.{i}": getattr(self, f"stage{i}") for i in range(4)}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.stem(images, mode)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
+        stem = self.stem(images)
+        x, outputs = run_stages(self.stages, stem, capture)
         pooled, features = self.head(x)
         captured = {"stem": stem, **outputs, "pooled": pooled}
         return features, captured | ({"projected": features} if self.projects else {})

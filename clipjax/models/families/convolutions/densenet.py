@@ -26,9 +26,9 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
-from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules import convolutions, pools, sequence
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import he_normal
-from clipjax.models.training import Mode
 
 SMALLEST = 29  # pixels that leave one cell after five halvings
 BOTTLENECK = 4  # a layer's first convolution has this many times its growth
@@ -69,7 +69,7 @@ def widths_of(stem_width: int, growth: int, depths: Sequence[int]) -> list[int]:
     return widths
 
 
-class Layer(nnx.Module):
+class DenseLayer(Layer):
     def __init__(self, in_dim: int, growth: int, *, eps: float, rngs: nnx.Rngs):
         middle = BOTTLENECK * growth
         self.norm1 = convolutions.BatchNorm(in_dim, eps=eps)
@@ -77,21 +77,21 @@ class Layer(nnx.Module):
         self.norm2 = convolutions.BatchNorm(middle, eps=eps)
         self.conv2 = convolutions.Conv(middle, growth, kernel=3, kernel_init=he_normal(), rngs=rngs)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        x = self.conv1(jax.nn.relu(self.norm1(x, mode)), mode)
-        return self.conv2(jax.nn.relu(self.norm2(x, mode)), mode)
+    def __call__(self, x: Array) -> Array:
+        x = self.conv1(jax.nn.relu(self.norm1(x)))
+        return self.conv2(jax.nn.relu(self.norm2(x)))
 
 
 class DenseBlock(nnx.Module):
     def __init__(self, in_dim: int, growth: int, depth: int, *, eps: float, rngs: nnx.Rngs):
         self.depth = depth
         for i in range(depth):
-            setattr(self, f"denselayer{i + 1}", Layer(in_dim + i * growth, growth, eps=eps, rngs=rngs))
+            setattr(self, f"denselayer{i + 1}", DenseLayer(in_dim + i * growth, growth, eps=eps, rngs=rngs))
 
-    def __call__(self, x: Array, mode: Mode) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Array) -> tuple[Array, list[Array]]:
         added: list[Array] = []
         for i in range(self.depth):
-            new = layers.apply(getattr(self, f"denselayer{i + 1}"), x, mode=mode)
+            new = sequence.apply(getattr(self, f"denselayer{i + 1}"), x)
             x = jnp.concatenate([x, new], axis=-1)
             added.append(new)
         return x, added
@@ -101,12 +101,13 @@ class Transition(nnx.Module):
     def __init__(self, in_dim: int, *, eps: float, rngs: nnx.Rngs):
         self.norm = convolutions.BatchNorm(in_dim, eps=eps)
         self.conv = convolutions.Conv(in_dim, in_dim // 2, kernel=1, kernel_init=he_normal(), rngs=rngs)
+        self.pool = pools.AveragePool(2)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Array) -> Array:
         # An odd last row or column is left out, as in PyTorch.
-        x = jax.nn.relu(self.norm(x, mode))[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+        x = jax.nn.relu(self.norm(x))[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
         # A mean and a 1x1 convolution commute: the mean first makes the convolution four times cheaper.
-        return self.conv(convolutions.average_pool(x, 2, mode=mode), mode)
+        return self.conv(self.pool(x))
 
 
 class Stem(nnx.Module):
@@ -115,10 +116,10 @@ class Stem(nnx.Module):
     def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(3, width, kernel=7, stride=2, kernel_init=he_normal(), rngs=rngs)
         self.norm = convolutions.BatchNorm(width, eps=eps)
+        self.pool = pools.MaxPool(window=3, stride=2, padding="symmetric", outside=-jnp.inf)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        x = jax.nn.relu(self.norm(self.conv(x, mode), mode))
-        return convolutions.max_pool(x, window=3, stride=2, padding="symmetric", outside=-jnp.inf, mode=mode)
+    def __call__(self, x: Array) -> Array:
+        return self.pool(jax.nn.relu(self.norm(self.conv(x))))
 
 
 class DenseNet(nnx.Module):
@@ -134,9 +135,7 @@ class DenseNet(nnx.Module):
         self.norm5 = convolutions.BatchNorm(config.embed_dim, eps=eps)
         self.depth = len(config.depths)
 
-    def blocks(
-        self, x: Float[Array, "B H W C"], mode: Mode, last: int
-    ) -> tuple[list[Array], dict[str, Array]]:
+    def blocks(self, x: Float[Array, "B H W C"], last: int) -> tuple[list[Array], dict[str, Array]]:
         """The outputs of the blocks up to index `last`, and the stages.
 
         The network's last block: after norm5 and ReLU.
@@ -144,28 +143,28 @@ class DenseNet(nnx.Module):
         outputs: list[Array] = []
         stages: dict[str, Array] = {}
         for i in range(1, last + 2):
-            x, added = getattr(self, f"denseblock{i}")(x, mode)
+            x, added = getattr(self, f"denseblock{i}")(x)
             stages |= {f"denseblock{i}.{j}": new for j, new in enumerate(added)}
             if i == self.depth:
-                x = stages["norm5"] = jax.nn.relu(self.norm5(x, mode))
+                x = stages["norm5"] = jax.nn.relu(self.norm5(x))
             outputs.append(x)
             if i < min(self.depth, last + 1):
-                x = stages[f"transition{i}"] = getattr(self, f"transition{i}")(x, mode)
+                x = stages[f"transition{i}"] = getattr(self, f"transition{i}")(x)
         return outputs, stages
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.stem(images, mode)
-        outputs, stages = self.blocks(stem, mode, self.depth - 1)
+        stem = self.stem(images)
+        outputs, stages = self.blocks(stem, self.depth - 1)
         features = jnp.mean(outputs[-1], axis=(1, 2))
         return features, {"stem": stem, **stages, "pooled": features}
 
 
 def dense(
-    tower: DenseNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
+    tower: DenseNet, images: Float[Array, "B H W 3"], stages: Sequence[int]
 ) -> list[Float[Array, "B _ _ _"]]:
-    outputs, _ = tower.blocks(tower.stem(images, mode), mode, stages[-1])
+    outputs, _ = tower.blocks(tower.stem(images), stages[-1])
     return [outputs[i] for i in stages]
 
 

@@ -39,10 +39,10 @@ from jaxtyping import Float
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
-from clipjax.models.modules import attention, convolutions, layers
+from clipjax.models.modules import attention, convolutions, layers, sequence
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import dense, run_stages
-from clipjax.models.training import Mode
 
 MIXER, LARGE, SMALL = 3, 7, 3  # sides of kernels
 HEAD = 32  # channels of a head
@@ -116,9 +116,9 @@ class ConvNorm(nnx.Module):
         self.conv = convolutions.Conv(ins, out_dim, kernel=kernel, stride=stride, groups=groups, rngs=rngs)
         self.bn = convolutions.BatchNorm(out_dim, eps=eps)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Array) -> Array:
         x = x if self.times == 1 else jnp.repeat(x, self.times, axis=-1)
-        return self.bn(self.conv(x, mode), mode)
+        return self.bn(self.conv(x))
 
 
 class Norm(nnx.Module):
@@ -127,8 +127,8 @@ class Norm(nnx.Module):
     def __init__(self, dim: int, *, eps: float):
         self.bn = convolutions.BatchNorm(dim, eps=eps)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.bn(x, mode)
+    def __call__(self, x: Array) -> Array:
+        return self.bn(x)
 
 
 class MobileOne(nnx.Module):
@@ -157,15 +157,15 @@ class MobileOne(nnx.Module):
         self.conv = branch(kernel=kernel) if conv else None
         self.scale = branch() if scale else None
         self.se = squeeze(out_dim, squeezed, rngs) if squeezed else None
-        self.activation = activation
+        self.activation = None if activation is None else layers.ActivationLayer(activation)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Array) -> Array:
         branches = [each for each in (self.scale, self.identity, self.conv) if each is not None]
-        y = branches[0](x, mode)
+        y = branches[0](x)
         for branch in branches[1:]:
-            y = y + branch(x, mode)
+            y = y + branch(x)
         y = y if self.se is None else self.se(y)
-        return y if self.activation is None else layers.ACTIVATIONS[self.activation](y)
+        return y if self.activation is None else self.activation(y)
 
 
 def squeeze(dim: int, width: int, rngs: nnx.Rngs) -> SqueezeExcite:
@@ -183,11 +183,11 @@ class Stem(nnx.Module):
         self.reduce = one(width, width, kernel=3, stride=2, depthwise=True, scale=scale)
         self.mix = one(width, width)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.mix(self.reduce(self.expand(x, mode), mode), mode)
+    def __call__(self, x: Array) -> Array:
+        return self.mix(self.reduce(self.expand(x)))
 
 
-class Downsample(nnx.Module):
+class Downsample(Layer):
     """[B, H, W, in_dim] -> [B, H / 2, W / 2, out_dim]."""
 
     def __init__(self, in_dim: int, out_dim: int, config: FastViTConfig, *, squeezed: bool, rngs: nnx.Rngs):
@@ -196,12 +196,12 @@ class Downsample(nnx.Module):
         self.small = conv(kernel=SMALL)
         self.se = squeeze(out_dim, multiple_of_8(out_dim / 4), rngs) if squeezed else None
         self.mix = MobileOne(out_dim, out_dim, eps=config.eps, activation=config.activation, rngs=rngs)
-        self.activation = config.activation
+        self.activation = layers.ActivationLayer(config.activation)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        y = self.large(x, mode) + self.small(x, mode)
+    def __call__(self, x: Array) -> Array:
+        y = self.large(x) + self.small(x)
         y = y if self.se is None else self.se(y)
-        return self.mix(layers.ACTIVATIONS[self.activation](y), mode)
+        return self.mix(self.activation(y))
 
 
 class Mlp(nnx.Module):
@@ -212,13 +212,13 @@ class Mlp(nnx.Module):
         self.conv = ConvNorm(dim, dim, kernel=LARGE, depthwise=True, eps=config.eps, rngs=rngs)
         self.c_fc = layers.Linear(dim, hidden, kernel_init=_INIT, rngs=rngs)
         self.c_proj = layers.Linear(hidden, dim, kernel_init=_INIT, rngs=rngs)
-        self.activation = config.activation
+        self.activation = layers.ActivationLayer(config.activation)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.c_proj(layers.ACTIVATIONS[self.activation](self.c_fc(self.conv(x, mode))))
+    def __call__(self, x: Array) -> Array:
+        return self.c_proj(self.activation(self.c_fc(self.conv(x))))
 
 
-class RepMixerBlock(nnx.Module):
+class RepMixerBlock(Layer):
     def __init__(self, dim: int, config: FastViTConfig, rngs: nnx.Rngs):
         one = partial(MobileOne, dim, dim, eps=config.eps, activation=None, rngs=rngs)
         self.mixer = one(kernel=MIXER, depthwise=True, scale=True)
@@ -227,9 +227,9 @@ class RepMixerBlock(nnx.Module):
         self.mlp = Mlp(dim, config, rngs)
         self.ls_mlp = layers.LayerScale(dim, init=LAYER_SCALE)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        x = x + self.ls_mixer(self.mixer(x, mode) - self.norm(x, mode))
-        return x + self.ls_mlp(self.mlp(x, mode))
+    def __call__(self, x: Array) -> Array:
+        x = x + self.ls_mixer(self.mixer(x) - self.norm(x))
+        return x + self.ls_mlp(self.mlp(x))
 
 
 class Attention(nnx.Module):
@@ -239,15 +239,15 @@ class Attention(nnx.Module):
         linear = partial(layers.Linear, dim, dim, kernel_init=_INIT, rngs=rngs)
         self.q, self.k, self.v = (linear(use_bias=False) for _ in range(3))
         self.out = linear()
-        self.heads = dim // HEAD
+        self.attend = attention.MultiHead(dim // HEAD)
 
-    def __call__(self, x: Float[Array, "B H W C"], mode: Mode) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         cells = x.reshape(x.shape[0], -1, x.shape[-1])
-        q, k, v = self.q(cells), self.k(cells), self.v(cells)
-        return self.out(attention.attend(q, k, v, heads=self.heads, mode=mode)).reshape(x.shape)
+        mixed = self.attend(self.q(cells), self.k(cells), self.v(cells))
+        return self.out(mixed).reshape(x.shape)
 
 
-class AttentionBlock(nnx.Module):
+class AttentionBlock(Layer):
     def __init__(self, dim: int, config: FastViTConfig, rngs: nnx.Rngs):
         batch = config.attn_norm == "batch"
         self.norm = Norm(dim, eps=config.eps) if batch else layers.LayerNorm(dim, eps=config.eps)
@@ -256,10 +256,9 @@ class AttentionBlock(nnx.Module):
         self.mlp = Mlp(dim, config, rngs)
         self.ls_2 = layers.LayerScale(dim, init=LAYER_SCALE)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        normed = self.norm(x, mode) if isinstance(self.norm, Norm) else self.norm(x)
-        x = x + self.ls_1(self.attn(normed, mode))
-        return x + self.ls_2(self.mlp(x, mode))
+    def __call__(self, x: Array) -> Array:
+        x = x + self.ls_1(self.attn(self.norm(x)))
+        return x + self.ls_2(self.mlp(x))
 
 
 class Stage(nnx.Module):
@@ -271,13 +270,13 @@ class Stage(nnx.Module):
         position = {"kernel": LARGE, "groups": dim, "use_bias": True, "rngs": rngs}
         self.position = convolutions.Conv(dim, dim, **position) if attends else None
         block = AttentionBlock if attends else RepMixerBlock
-        self.blocks = layers.stack(lambda rngs: block(dim, c, rngs), c.depths[index], rngs)
+        self.blocks = sequence.stack(lambda rngs: block(dim, c, rngs), c.depths[index], rngs)
 
-    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, Array | None]:
         if self.downsample is not None:
-            x = layers.apply(self.downsample, x, mode=mode)
-        x = x if self.position is None else x + self.position(x, mode)
-        return layers.scan(self.blocks, x, mode=mode, capture=capture)
+            x = sequence.apply(self.downsample, x)
+        x = x if self.position is None else x + self.position(x)
+        return sequence.scan(self.blocks, x, capture=capture)
 
 
 class FastViT(nnx.Module):
@@ -297,11 +296,11 @@ class FastViT(nnx.Module):
         return {f"stages.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.stem(images, mode)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
-        final = self.final(x, mode)
+        stem = self.stem(images)
+        x, outputs = run_stages(self.stages, stem, capture)
+        final = self.final(x)
         pooled = final.mean(axis=(1, 2))
         features = self.proj(pooled)
         return features, {"stem": stem, **outputs, "final": final, "pooled": pooled, "projected": features}

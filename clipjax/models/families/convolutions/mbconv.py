@@ -39,11 +39,11 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
-from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules import convolutions, layers, sequence
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, dense, run_stages
-from clipjax.models.training import Mode
 
 Activation = Literal["relu", "relu6", "silu", "hard_swish"]
 
@@ -177,14 +177,14 @@ class ConvNorm(nnx.Module):
             rngs=rngs,
         )
         self.bn = convolutions.BatchNorm(out_dim, eps=config.bn_eps)
-        self.activation = activation
+        self.activation = None if activation is None else layers.ActivationLayer(activation)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        x = self.bn(self.conv(x, mode), mode)
-        return x if self.activation is None else layers.ACTIVATIONS[self.activation](x)
+    def __call__(self, x: Array) -> Array:
+        x = self.bn(self.conv(x))
+        return x if self.activation is None else self.activation(x)
 
 
-class MBConv(nnx.Module):
+class MBConv(Layer):
     def __init__(
         self, sizes: Sizes, stage: StageConfig, activation: str, config: MBConvConfig, *, rngs: nnx.Rngs
     ):
@@ -208,12 +208,12 @@ class MBConv(nnx.Module):
             self.plain = wide(s.in_dim, out_dim)
         self.residual = s.stride == 1 and s.in_dim == out_dim
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Array) -> Array:
         y = x
         for name in ("expand", "depthwise", "fused", "se", "project", "narrow", "plain"):
             layer = getattr(self, name, None)
             if layer is not None:
-                y = layer(y) if name == "se" else layer(y, mode)
+                y = layer(y)
         return x + y if self.residual else y
 
 
@@ -225,10 +225,10 @@ class UnequalStage(nnx.Module):
             setattr(self, f"block{i}", block(rngs=rngs))
         self.depth = len(blocks)
 
-    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
         outputs = []
         for i in range(self.depth):
-            x = layers.apply(getattr(self, f"block{i}"), x, mode=mode)
+            x = sequence.apply(getattr(self, f"block{i}"), x)
             outputs.append(x)
         return x, outputs
 
@@ -254,7 +254,7 @@ class MBConvNet(nnx.Module):
         else:
             self.final = ConvNorm(out_dim, c.embed_dim, c.activations[-1], c, rngs=rngs)
         self.pooled_first = c.final == "pooled"
-        self.activation = c.activations[-1]
+        self.activation = layers.ActivationLayer(c.activations[-1])
         self.depth = len(c.stages)
 
     @property
@@ -262,15 +262,15 @@ class MBConvNet(nnx.Module):
         return {f"blocks.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.stem(images, mode)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
+        stem = self.stem(images)
+        x, outputs = run_stages(self.stages, stem, capture)
         if self.pooled_first:  # MobileNetV3 pools before its last layer
             pooled = jnp.mean(x, axis=(1, 2))
-            features = layers.ACTIVATIONS[self.activation](self.hidden(pooled))
+            features = self.activation(self.hidden(pooled))
             return features, {"stem": stem, **outputs, "pooled": pooled, "hidden": features}
-        x = self.final(x, mode)
+        x = self.final(x)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "head": x, "pooled": features}
 

@@ -31,10 +31,10 @@ from jaxtyping import Float
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions
-from clipjax.models.modules import attention, convolutions, layers
+from clipjax.models.modules import attention, convolutions, layers, pools
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import Stage, dense, run_stages
-from clipjax.models.training import Mode
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
 REDUCTION = 32  # image pixels per pixel of the last map
@@ -72,25 +72,25 @@ class Stem(nnx.Module):
         self.bn2 = convolutions.BatchNorm(half, eps=eps)
         self.conv3 = convolutions.Conv(half, width, kernel=3, rngs=rngs)
         self.bn3 = convolutions.BatchNorm(width, eps=eps)
+        self.pool = pools.AveragePool(2)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        x = jax.nn.relu(self.bn1(self.conv1(x, mode), mode))
-        x = jax.nn.relu(self.bn2(self.conv2(x, mode), mode))
-        x = jax.nn.relu(self.bn3(self.conv3(x, mode), mode))
-        return convolutions.average_pool(x, 2, mode=mode)
+    def __call__(self, x: Array) -> Array:
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        x = jax.nn.relu(self.bn2(self.conv2(x)))
+        return self.pool(jax.nn.relu(self.bn3(self.conv3(x))))
 
 
 class Downsample(nnx.Module):
     def __init__(self, in_dim: int, out_dim: int, *, stride: int, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(in_dim, out_dim, kernel=1, rngs=rngs)
         self.bn = convolutions.BatchNorm(out_dim, eps=eps)
-        self.stride = stride
+        self.pool = pools.AveragePool(stride)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.bn(self.conv(convolutions.average_pool(x, self.stride, mode=mode), mode), mode)
+    def __call__(self, x: Array) -> Array:
+        return self.bn(self.conv(self.pool(x)))
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(Layer):
     def __init__(self, in_dim: int, planes: int, *, stride: int, first: bool, eps: float, rngs: nnx.Rngs):
         out_dim = planes * EXPANSION
         self.conv1 = convolutions.Conv(in_dim, planes, kernel=1, rngs=rngs)
@@ -100,13 +100,13 @@ class Bottleneck(nnx.Module):
         self.conv3 = convolutions.Conv(planes, out_dim, kernel=1, rngs=rngs)
         self.bn3 = convolutions.BatchNorm(out_dim, eps=eps, scale_init=zeros)
         self.downsample = Downsample(in_dim, out_dim, stride=stride, eps=eps, rngs=rngs) if first else None
-        self.stride = stride
+        self.pool = pools.AveragePool(stride)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        y = jax.nn.relu(self.bn1(self.conv1(x, mode), mode))
-        y = jax.nn.relu(self.bn2(self.conv2(y, mode), mode))
-        y = self.bn3(self.conv3(convolutions.average_pool(y, self.stride, mode=mode), mode), mode)
-        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, mode)))
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = jax.nn.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(self.pool(y)))
+        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def stage_of(in_dim: int, planes: int, depth: int, *, stride: int, eps: float, rngs: nnx.Rngs) -> Stage:
@@ -126,12 +126,12 @@ class AttentionPool(nnx.Module):
         self.k = layers.Linear(dim, dim, kernel_init=init, bias_init=bias, rngs=rngs)
         self.v = layers.Linear(dim, dim, kernel_init=init, bias_init=bias, rngs=rngs)
         self.out = layers.Linear(dim, embed_dim, kernel_init=init, bias_init=bias, rngs=rngs)
-        self.heads = heads
+        self.attend = attention.MultiHead(heads)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Array) -> Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding[...]
-        mixed = attention.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads, mode=mode)
+        mixed = self.attend(self.q(x[:, :1]), self.k(x), self.v(x))
         return self.out(mixed[:, 0])
 
 
@@ -153,11 +153,11 @@ class ModifiedResNet(nnx.Module):
         return {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.stem(images, mode)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
-        features = self.attnpool(x, mode)
+        stem = self.stem(images)
+        x, outputs = run_stages(self.stages, stem, capture)
+        features = self.attnpool(x)
         return features, {"stem": stem, **outputs, "projected": features}
 
 

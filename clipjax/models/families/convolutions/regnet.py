@@ -30,10 +30,10 @@ from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, maps_at, run_stages
-from clipjax.models.training import Mode
 
 # timm draws every convolution from a normal of variance 2 / fan_out, where a group has a share of fan_out.
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")
@@ -94,11 +94,11 @@ class ConvNorm(nnx.Module):
         # timm starts the last scale of a block at zero: an untrained block is its shortcut.
         self.bn = convolutions.BatchNorm(out_dim, eps=eps, scale_init=zeros if last else ones)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.bn(self.conv(x, mode), mode)
+    def __call__(self, x: Array) -> Array:
+        return self.bn(self.conv(x))
 
 
-class Block(nnx.Module):
+class Block(Layer):
     def __init__(self, in_dim: int, stride: int, stage: int, config: RegNetConfig, *, rngs: nnx.Rngs):
         width, groups = config.widths[stage], config.groups[stage]
         first = in_dim != width or stride != 1
@@ -110,11 +110,11 @@ class Block(nnx.Module):
         self.conv3 = conv(width, width, kernel=1, last=True)
         self.downsample = conv(in_dim, width, kernel=1, stride=stride) if first else None
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        y = jax.nn.relu(self.conv1(x, mode))
-        y = jax.nn.relu(self.conv2(y, mode))
-        y = self.conv3(y if self.se is None else self.se(y), mode)
-        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, mode)))
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.relu(self.conv1(x))
+        y = jax.nn.relu(self.conv2(y))
+        y = self.conv3(y if self.se is None else self.se(y))
+        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def stage_of(in_dim: int, stage: int, config: RegNetConfig, rngs: nnx.Rngs) -> Stage:
@@ -136,19 +136,19 @@ class RegNet(nnx.Module):
         return {f"s{i}": getattr(self, f"stage{i}") for i in range(1, 5)}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = jax.nn.relu(self.stem(images, mode))
-        x, outputs = run_stages(self.stages, stem, mode, capture)
+        stem = jax.nn.relu(self.stem(images))
+        x, outputs = run_stages(self.stages, stem, capture)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "pooled": features}
 
 
 def dense(
-    tower: RegNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
+    tower: RegNet, images: Float[Array, "B H W 3"], stages: Sequence[int]
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    return maps_at(tower.stages, jax.nn.relu(tower.stem(images, mode)), mode=mode, at=stages)
+    return maps_at(tower.stages, jax.nn.relu(tower.stem(images)), at=stages)
 
 
 def narrow(config: RegNetConfig) -> RegNetConfig:

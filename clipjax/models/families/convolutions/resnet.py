@@ -30,11 +30,11 @@ from jax.nn.initializers import ones, zeros
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
-from clipjax.models.modules import convolutions
+from clipjax.models.modules import convolutions, pools
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, dense, run_stages
-from clipjax.models.training import Mode
 
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")  # timm's kaiming_normal_ of every convolution
 _SE = {"activation": "relu", "gate": "sigmoid"}
@@ -82,10 +82,10 @@ class Stem(nnx.Module):
         width = config.stem_width
         self.conv = convolutions.Conv(3, width, kernel=7, stride=2, kernel_init=_FAN_OUT, rngs=rngs)
         self.bn = convolutions.BatchNorm(width, eps=config.bn_eps)
+        self.pool = pools.MaxPool(window=3, stride=2, padding="symmetric", outside=-jnp.inf)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        x = jax.nn.relu(self.bn(self.conv(x, mode), mode))
-        return convolutions.max_pool(x, window=3, stride=2, padding="symmetric", outside=-jnp.inf, mode=mode)
+    def __call__(self, x: Array) -> Array:
+        return self.pool(jax.nn.relu(self.bn(self.conv(x))))
 
 
 class Downsample(nnx.Module):
@@ -95,11 +95,11 @@ class Downsample(nnx.Module):
         )
         self.bn = convolutions.BatchNorm(out_dim, eps=eps)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.bn(self.conv(x, mode), mode)
+    def __call__(self, x: Array) -> Array:
+        return self.bn(self.conv(x))
 
 
-class Block(nnx.Module):
+class Block(Layer):
     def __init__(self, in_dim: int, stride: int, stage: int, config: ResNetConfig, *, rngs: nnx.Rngs):
         c, middle, out_dim = config, config.middle[stage], config.widths[stage]
         wide = partial(convolutions.Conv, kernel=3, kernel_init=_FAN_OUT, rngs=rngs)
@@ -123,13 +123,13 @@ class Block(nnx.Module):
             Downsample(in_dim, out_dim, stride=stride, eps=c.bn_eps, rngs=rngs) if changes else None
         )
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Array) -> Array:
         y = x
         for i in range(1, self.depth + 1):
-            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y, mode), mode)
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
             y = y if i == self.depth else jax.nn.relu(y)
         y = y if self.se is None else self.se(y)
-        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, mode)))
+        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def stage_of(in_dim: int, stage: int, config: ResNetConfig, rngs: nnx.Rngs) -> Stage:
@@ -151,10 +151,10 @@ class ResNet(nnx.Module):
         return {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.stem(images, mode)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
+        stem = self.stem(images)
+        x, outputs = run_stages(self.stages, stem, capture)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "pooled": features}
 

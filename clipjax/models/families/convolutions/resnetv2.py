@@ -28,11 +28,11 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
-from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules import convolutions, layers, pools
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import GroupNorm, StandardConv
 from clipjax.models.modules.stages import Stage, maps_at, run_stages
-from clipjax.models.training import Mode
 
 # timm's `_init_weights`: kaiming_normal_ by fan-out, for ReLU.
 _INIT = variance_scaling(2.0, "fan_out", "normal")
@@ -83,13 +83,13 @@ def convolution(
 class NormAct(GroupNorm):
     def __init__(self, dim: int, config: ResNetV2Config):
         super().__init__(dim, groups=config.groups, eps=config.gn_eps)
-        self.activation = config.activation
+        self.activation = layers.ActivationLayer(config.activation)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        return layers.ACTIVATIONS[self.activation](super().__call__(x))
+        return self.activation(super().__call__(x))
 
 
-class Block(nnx.Module):
+class Block(Layer):
     """Pre-activation. In a stage's first block the shortcut is a convolution of the first norm's output."""
 
     def __init__(
@@ -105,11 +105,11 @@ class Block(nnx.Module):
         self.norm3 = NormAct(inner, config)
         self.conv3 = conv(inner, dim, kernel=1)
 
-    def __call__(self, x: Float[Array, "B H W I"], *, mode: Mode) -> Float[Array, "B h w O"]:
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         before = self.norm1(x)
-        shortcut = x if self.downsample is None else self.downsample(before, mode)
-        y = self.conv2(self.norm2(self.conv1(before, mode)), mode)
-        return shortcut + self.conv3(self.norm3(y), mode)
+        shortcut = x if self.downsample is None else self.downsample(before)
+        y = self.conv2(self.norm2(self.conv1(before)))
+        return shortcut + self.conv3(self.norm3(y))
 
 
 def stage_of(index: int, config: ResNetV2Config, rngs: nnx.Rngs) -> Stage:
@@ -125,6 +125,8 @@ class ResNetV2(nnx.Module):
         c = config
         self.config = config
         self.stem = convolution(3, c.stem_width, kernel=7, stride=2, config=c, rngs=rngs)
+        outside = {"zeros": 0.0, "lowest": -jnp.inf}[c.pool_padding]
+        self.pool = pools.MaxPool(window=3, stride=2, padding="symmetric", outside=outside)
         for i in range(len(c.depths)):
             setattr(self, f"stage{i}", stage_of(i, c, rngs))
         self.norm = NormAct(c.embed_dim, c)
@@ -134,26 +136,24 @@ class ResNetV2(nnx.Module):
         return {f"stages.{i}": getattr(self, f"stage{i}") for i in range(len(self.config.depths))}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        stem = self.pooled_stem(images, mode)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
+        stem = self.pooled_stem(images)
+        x, outputs = run_stages(self.stages, stem, capture)
         x = self.norm(x)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "head": x, "pooled": features}
 
-    def pooled_stem(self, images: Array, mode: Mode) -> Array:
+    def pooled_stem(self, images: Array) -> Array:
         """[B, S, S, 3] -> [B, S / 4, S / 4, stem_width]."""
-        outside = {"zeros": 0.0, "lowest": -jnp.inf}[self.config.pool_padding]
-        x = self.stem(images, mode)
-        return convolutions.max_pool(x, window=3, stride=2, padding="symmetric", outside=outside, mode=mode)
+        return self.pool(self.stem(images))
 
 
 def dense(
-    tower: ResNetV2, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
+    tower: ResNetV2, images: Float[Array, "B H W 3"], stages: Sequence[int]
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, widths[0]]."""
-    return maps_at(tower.stages, tower.pooled_stem(images, mode), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.pooled_stem(images), at=stages)
 
 
 def narrow(config: ResNetV2Config) -> ResNetV2Config:

@@ -23,9 +23,8 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
-from clipjax.models.modules import convolutions
+from clipjax.models.modules import convolutions, pools
 from clipjax.models.modules.initializers import variance_scaling
-from clipjax.models.training import Mode
 
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")
 WINDOW = 7  # of fc1: the side of the last map at 224 pixels
@@ -80,9 +79,10 @@ class VGG(nnx.Module):
         options: Any = {"padding": "none", "use_bias": True, "kernel_init": _FAN_OUT, "rngs": rngs}
         self.fc1 = convolutions.Conv(in_dim, c.hidden, kernel=WINDOW, **options)
         self.fc2 = convolutions.Conv(c.hidden, c.embed_dim, kernel=1, **options)
+        self.pool = pools.MaxPool(window=2, stride=2, padding="none", outside=-jnp.inf)
         self.config = c
 
-    def groups(self, x: Array, mode: Mode, last: int) -> tuple[list[Array], dict[str, Array]]:
+    def groups(self, x: Array, last: int) -> tuple[list[Array], dict[str, Array]]:
         """The outputs of the groups up to index `last`, before their pools; and the stages.
 
         Index len(depths) is the last group's output after its pool.
@@ -91,28 +91,28 @@ class VGG(nnx.Module):
         stages: dict[str, Array] = {}
         for i in range(last + 1):
             for n in self.config.groups[i] if i < len(self.config.depths) else ():
-                x = getattr(self, f"conv{n}")(x, mode)
-                x = getattr(self, f"bn{n + 1}")(x, mode) if self.config.batch_norm else x
+                x = getattr(self, f"conv{n}")(x)
+                x = getattr(self, f"bn{n + 1}")(x) if self.config.batch_norm else x
                 x = stages[f"features.{n + 1 + self.config.batch_norm}"] = jax.nn.relu(x)
             outputs.append(x)
             if i < len(self.config.depths):
-                x = convolutions.max_pool(x, window=2, stride=2, padding="none", outside=-jnp.inf, mode=mode)
+                x = self.pool(x)
         return outputs, stages
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        outputs, stages = self.groups(images, mode, len(self.config.depths))
-        fc1 = jax.nn.relu(self.fc1(outputs[-1], mode))
-        fc2 = jax.nn.relu(self.fc2(fc1, mode))
+        outputs, stages = self.groups(images, len(self.config.depths))
+        fc1 = jax.nn.relu(self.fc1(outputs[-1]))
+        fc2 = jax.nn.relu(self.fc2(fc1))
         features = jnp.mean(fc2, axis=(1, 2))
         return features, {**stages, "fc1": fc1, "fc2": fc2, "pooled": features}
 
 
 def dense(
-    tower: VGG, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
+    tower: VGG, images: Float[Array, "B H W 3"], stages: Sequence[int]
 ) -> list[Float[Array, "B _ _ _"]]:
-    outputs, _ = tower.groups(images, mode, stages[-1])
+    outputs, _ = tower.groups(images, stages[-1])
     return [outputs[i] for i in stages]
 
 

@@ -24,10 +24,10 @@ from jaxtyping import Float
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import layers, tokens
+from clipjax.models.modules import layers, sequence, tokens
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.relative_position import RelativeAttention
-from clipjax.models.training import Mode
 
 LAYER_SCALE = 0.1  # at initialisation
 
@@ -62,7 +62,7 @@ class BeitConfig:
         return self.image_size // self.patch_size
 
 
-class Block(nnx.Module):
+class Block(Layer):
     def __init__(self, config: BeitConfig, rngs: nnx.Rngs):
         c = config
         self.ln_1 = layers.LayerNorm(c.width, eps=c.ln_eps)
@@ -76,9 +76,9 @@ class Block(nnx.Module):
         )
         self.ls_2 = layers.LayerScale(c.width, init=LAYER_SCALE)
 
-    def __call__(self, x: Float[Array, "B N D"], *, mode: Mode) -> Float[Array, "B N D"]:
-        x = x + self.ls_1(self.attn(self.ln_1(x, mode), mode=mode))
-        return x + self.ls_2(self.mlp(self.ln_2(x, mode)))
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        x = x + self.ls_1(self.attn(self.ln_1(x)))
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 class Beit(nnx.Module):
@@ -86,16 +86,16 @@ class Beit(nnx.Module):
         c = config
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
         self.class_embedding = nnx.Param(_INIT(rngs.params(), (c.width,)))
-        self.blocks = layers.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
+        self.blocks = sequence.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
         tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
+        x, outputs = sequence.scan(self.blocks, embedded, capture=capture)
         features = self.pooled(x)
         return features, tokens.stages(patches, embedded, outputs, features, None)
 
@@ -107,14 +107,14 @@ class Beit(nnx.Module):
 
 
 def dense(
-    tower: Beit, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
+    tower: Beit, images: Float[Array, "B H W 3"], blocks: Sequence[int]
 ) -> list[Float[Array, "B h w D"]]:
     """The patches' outputs of each of `blocks`, as maps of h x w patches."""
     patches = tower.patch_embed(images)
     _, height, width, _ = patches.shape
     # The bias table was resampled to this map; the window decides which distance reads which of its rows.
     tower.blocks.attn.window = height, width
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
+    outputs = sequence.scan_at(tower.blocks, tower.embed(patches), at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
 

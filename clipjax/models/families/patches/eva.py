@@ -32,9 +32,9 @@ from jaxtyping import Float
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import attention, layers, tokens
+from clipjax.models.modules import attention, layers, sequence, tokens
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
-from clipjax.models.training import Mode
 
 ROPE_TEMPERATURE = 10000.0
 INIT = normal(0.02)  # of every matrix, as timm draws it
@@ -107,7 +107,7 @@ def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
     def ordered(y: Array) -> Array:
         return y.reshape(*y.shape[:-1], heads, -1, 2).swapaxes(-1, -2).reshape(y.shape)
 
-    y = x @ ordered(linear.kernel[...])
+    y = linear.times(x, ordered(linear.kernel[...]))
     return y if linear.bias is None else y + ordered(linear.bias[...])
 
 
@@ -130,16 +130,16 @@ class EvaAttention(nnx.Module):
         self.v = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
         self.ln = layers.LayerNorm(dim, eps=config.ln_eps) if config.attn_norm else None
         self.out = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
-        self.heads = config.heads
+        self.attend = attention.MultiHead(config.heads)
 
-    def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:
+    def __call__(self, x: Array, tables: tuple[Array, Array] | None) -> Array:
         if tables is None:
-            mixed = attention.attend(self.q(x), self.k(x), self.v(x), heads=self.heads, mode=mode)
+            mixed = self.attend(self.q(x), self.k(x), self.v(x))
         else:
-            q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
-            q, k, v = (attention.split_heads(y, self.heads) for y in (q, k, self.v(x)))
-            mixed = attention.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode)
-        return self.out(mixed if self.ln is None else self.ln(mixed, mode))
+            q, k = (in_halves(linear, x, self.attend.heads) for linear in (self.q, self.k))
+            q, k, v = (self.attend.split(y) for y in (q, k, self.v(x)))
+            mixed = self.attend.of_heads(rotate(q, *tables), rotate(k, *tables), v)
+        return self.out(mixed if self.ln is None else self.ln(mixed))
 
 
 class EvaMlp(nnx.Module):
@@ -159,15 +159,15 @@ class EvaMlp(nnx.Module):
         self.c_fc = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs)
         self.ln = None if norm_eps is None else layers.LayerNorm(width, eps=norm_eps)
         self.c_proj = layers.Linear(width, dim, kernel_init=INIT, rngs=rngs)
-        self.activation = activation
+        self.activation = layers.ActivationLayer(activation)
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
-        activation, hidden = layers.ACTIVATIONS[self.activation], self.c_fc(x)
-        hidden = activation(hidden) if self.gate is None else activation(self.gate(x)) * hidden
-        return self.c_proj(hidden if self.ln is None else self.ln(hidden, mode))
+    def __call__(self, x: Array) -> Array:
+        hidden = self.c_fc(x)
+        hidden = self.activation(hidden) if self.gate is None else self.activation(self.gate(x)) * hidden
+        return self.c_proj(hidden if self.ln is None else self.ln(hidden))
 
 
-class EvaBlock(nnx.Module):
+class EvaBlock(Layer):
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(config.width, eps=config.ln_eps)
         self.attn = EvaAttention(config, rngs)
@@ -182,12 +182,12 @@ class EvaBlock(nnx.Module):
         )
         self.norm = config.norm
 
-    def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:
+    def __call__(self, x: Array, tables: tuple[Array, Array] | None) -> Array:
         if self.norm == "post":
-            x = x + self.ln_1(self.attn(x, tables, mode), mode)
-            return x + self.ln_2(self.mlp(x, mode), mode)
-        x = x + self.attn(self.ln_1(x, mode), tables, mode)
-        return x + self.mlp(self.ln_2(x, mode), mode)
+            x = x + self.ln_1(self.attn(x, tables))
+            return x + self.ln_2(self.mlp(x))
+        x = x + self.attn(self.ln_1(x), tables)
+        return x + self.mlp(self.ln_2(x))
 
 
 class Eva(nnx.Module):
@@ -200,18 +200,18 @@ class Eva(nnx.Module):
         table = ((c.image_size // c.patch_size) ** 2 + 1, c.width)
         self.class_embedding = nnx.Param(INIT(rngs.params(), (c.width,)))
         self.positional_embedding = nnx.Param(INIT(rngs.params(), table))
-        self.blocks = layers.stack(lambda rngs: EvaBlock(c, rngs), c.layers, rngs)
+        self.blocks = sequence.stack(lambda rngs: EvaBlock(c, rngs), c.layers, rngs)
         tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
         init = normal(0.02 * 0.001)  # timm scales the head's initial weights by 0.001
         self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=init, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, self.tables(patches), mode=mode, capture=capture)
+        x, outputs = sequence.scan(self.blocks, embedded, self.tables(patches), capture=capture)
         pooled = self.ln_post(x[:, 0])
         features = self.proj(pooled)
         return features, tokens.stages(patches, embedded, outputs, pooled, features)
@@ -229,10 +229,10 @@ class Eva(nnx.Module):
 
 
 def dense(
-    tower: Eva, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
+    tower: Eva, images: Float[Array, "B H W 3"], blocks: Sequence[int]
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(patches), mode=mode, at=blocks)
+    outputs = sequence.scan_at(tower.blocks, tower.embed(patches), tower.tables(patches), at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
 

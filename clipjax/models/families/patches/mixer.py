@@ -40,9 +40,9 @@ from jaxtyping import Float
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import layers
+from clipjax.models.modules import layers, sequence
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal, xavier_uniform
-from clipjax.models.training import INFERENCE, Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's resmlp_24_224
 _TINY = normal(1e-6)  # of biases, and of gates, which start open
@@ -92,9 +92,9 @@ class MixerConfig:
 
 
 class TokenLinear(layers.Linear):
-    """A linear layer over the first axis, in one form for every mode."""
+    """A linear layer over the first axis. It means one form in every mode, not those of `Linear`."""
 
-    def __call__(self, x: Float[Array, "N B D"], mode: Mode = INFERENCE) -> Float[Array, "M B D"]:
+    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "M B D"]:
         assert self.bias is not None
         return jnp.tensordot(self.kernel[...], x, axes=(0, 0)) + self.bias[...][:, None, None]
 
@@ -134,13 +134,12 @@ class Mlp(nnx.Module):
         else:
             self.c_fc = linear(kind, dim, width, rngs)
         self.c_proj = linear(kind, width, dim, rngs)
-        self.activation = config.activation
+        self.activation = layers.ActivationLayer(config.activation)
 
     def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
-        activation = layers.ACTIVATIONS[self.activation]
         if self.gated:
-            return self.c_proj(self.value(x) * activation(self.gate(x)))
-        return self.c_proj(activation(self.c_fc(x)))
+            return self.c_proj(self.value(x) * self.activation(self.gate(x)))
+        return self.c_proj(self.activation(self.c_fc(x)))
 
 
 class SpatialGate(nnx.Module):
@@ -151,15 +150,14 @@ class SpatialGate(nnx.Module):
         self.ln = layers.LayerNorm(c.mlp_width, eps=c.gate_eps)
         self.tokens = gate(TokenLinear, c.tokens, c.tokens, rngs)
         self.c_proj = linear(layers.Linear, c.mlp_width, c.width, rngs)
-        self.activation = c.activation
+        self.activation = layers.ActivationLayer(c.activation)
 
     def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "N B D"]:
-        activation = layers.ACTIVATIONS[self.activation]
-        mixed = self.tokens(self.ln(activation(self.gate(x))))
-        return self.c_proj(activation(self.value(x)) * mixed)
+        mixed = self.tokens(self.ln(self.activation(self.gate(x))))
+        return self.c_proj(self.activation(self.value(x)) * mixed)
 
 
-class MixerBlock(nnx.Module):
+class MixerBlock(Layer):
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         c, scaled = config, config.block == "resmlp"
         self.ln_1 = norm(c)
@@ -173,19 +171,19 @@ class MixerBlock(nnx.Module):
         self.channels = Mlp(layers.Linear, c.width, c.mlp_width, c, rngs)
         self.ls_2 = layers.LayerScale(c.width, init=LAYER_SCALE_INIT) if scaled else None
 
-    def __call__(self, x: Float[Array, "N B D"], *, mode: Mode) -> Float[Array, "N B D"]:
+    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "N B D"]:
         mixed = self.tokens(self.ln_1(x))
         x = x + (mixed if self.ls_1 is None else self.ls_1(mixed))
         mixed = self.channels(self.ln_2(x))
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
 
 
-class GatingBlock(nnx.Module):
+class GatingBlock(Layer):
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         self.ln = norm(config)
         self.channels = SpatialGate(config, rngs)
 
-    def __call__(self, x: Float[Array, "N B D"], *, mode: Mode) -> Float[Array, "N B D"]:
+    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "N B D"]:
         return x + self.channels(self.ln(x))
 
 
@@ -194,14 +192,14 @@ class Mixer(nnx.Module):
         c = config
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
         block = GatingBlock if c.block == "gmlp" else MixerBlock
-        self.blocks = layers.stack(lambda rngs: block(c, rngs), c.layers, rngs)
+        self.blocks = sequence.stack(lambda rngs: block(c, rngs), c.layers, rngs)
         self.ln_post = norm(c)
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         patches = self.patch_embed(images)
-        x, outputs = layers.scan(self.blocks, tokens_first(patches), mode=mode, capture=capture)
+        x, outputs = sequence.scan(self.blocks, tokens_first(patches), capture=capture)
         features = self.pooled(x)
         if outputs is None:
             return features, {}
@@ -219,10 +217,10 @@ def tokens_first(patches: Float[Array, "B h w D"]) -> Float[Array, "N B D"]:
 
 
 def dense(
-    tower: Mixer, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
+    tower: Mixer, images: Float[Array, "B H W 3"], blocks: Sequence[int]
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
-    outputs = layers.scan_at(tower.blocks, tokens_first(patches), mode=mode, at=blocks)
+    outputs = sequence.scan_at(tower.blocks, tokens_first(patches), at=blocks)
     return [x.swapaxes(0, 1).reshape(patches.shape) for x in outputs]
 
 

@@ -36,10 +36,10 @@ from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.eva import INIT, EvaMlp, in_halves, rotate
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import attention, layers, tokens
+from clipjax.models.modules import attention, layers, sequence, tokens
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.pooling import MapPool
-from clipjax.models.training import Mode
 
 TEMPERATURE = {"columns_first": 10000.0, "centred": 100.0}
 
@@ -157,18 +157,19 @@ class Attention(nnx.Module):
         self.k = layers.Linear(dim, dim, kernel_init=INIT, use_bias=bias, rngs=rngs)
         self.v = layers.Linear(dim, dim, kernel_init=INIT, use_bias=bias, rngs=rngs)
         self.out = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
-        self.heads, self.neighbours = config.heads, config.rope == "columns_first"
+        self.attend = attention.MultiHead(config.heads)
+        self.neighbours = config.rope == "columns_first"
 
-    def __call__(self, x: Array, tables: tuple[Array, Array], mode: Mode) -> Array:
+    def __call__(self, x: Array, tables: tuple[Array, Array]) -> Array:
         if self.neighbours:  # a rotation pairs neighbouring channels
-            q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
+            q, k = (in_halves(linear, x, self.attend.heads) for linear in (self.q, self.k))
         else:  # channels half a head apart
             q, k = self.q(x), self.k(x)
-        q, k, v = (attention.split_heads(y, self.heads) for y in (q, k, self.v(x)))
-        return self.out(attention.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode))
+        q, k, v = (self.attend.split(y) for y in (q, k, self.v(x)))
+        return self.out(self.attend.of_heads(rotate(q, *tables), rotate(k, *tables), v))
 
 
-class Block(nnx.Module):
+class Block(Layer):
     def __init__(self, config: RopeViTConfig, rngs: nnx.Rngs):
         c = config
         self.ln_1 = layers.LayerNorm(c.width, eps=c.ln_eps)
@@ -179,10 +180,10 @@ class Block(nnx.Module):
         self.mlp = EvaMlp(c.width, c.mlp_width, **flags)
         self.ls_2 = layers.LayerScale(c.width, init=1e-5) if c.layer_scale else None
 
-    def __call__(self, x: Array, tables: tuple[Array, Array], mode: Mode) -> Array:
-        attended = self.attn(self.ln_1(x, mode), tables, mode)
+    def __call__(self, x: Array, tables: tuple[Array, Array]) -> Array:
+        attended = self.attn(self.ln_1(x), tables)
         x = x + (attended if self.ls_1 is None else self.ls_1(attended))
-        mixed = self.mlp(self.ln_2(x, mode), mode)
+        mixed = self.mlp(self.ln_2(x))
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
 
 
@@ -197,7 +198,7 @@ class RopeViT(nnx.Module):
         table = (c.grid**2 + c.prefix, c.width)
         self.positional_embedding = nnx.Param(INIT(rngs.params(), table)) if c.position_table else None
         self.ln_pre = layers.LayerNorm(c.width, eps=c.ln_eps) if c.pre_norm else None
-        self.blocks = layers.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
+        self.blocks = sequence.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
         tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
         pool = {"activation": "gelu", "ln_eps": c.ln_eps, "rngs": rngs}
@@ -207,12 +208,12 @@ class RopeViT(nnx.Module):
         self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=init, rngs=rngs) if c.projection else None
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, self.tables(patches), mode=mode, capture=capture)
-        pooled = self.pooled(x, mode)
+        x, outputs = sequence.scan(self.blocks, embedded, self.tables(patches), capture=capture)
+        pooled = self.pooled(x)
         features = pooled if self.proj is None else self.proj(pooled)
         return features, tokens.stages(
             patches, embedded, outputs, pooled, None if self.proj is None else features
@@ -230,16 +231,16 @@ class RopeViT(nnx.Module):
         cos, sin = rotary_tables(self.config, *patches.shape[1:3])
         return jnp.asarray(cos), jnp.asarray(sin)
 
-    def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B D"]:
+    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
         x = self.ln_post(x)
-        return x[:, self.config.prefix :].mean(axis=1) if self.pool is None else self.pool(x, mode)
+        return x[:, self.config.prefix :].mean(axis=1) if self.pool is None else self.pool(x)
 
 
 def dense(
-    tower: RopeViT, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
+    tower: RopeViT, images: Float[Array, "B H W 3"], blocks: Sequence[int]
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(patches), mode=mode, at=blocks)
+    outputs = sequence.scan_at(tower.blocks, tower.embed(patches), tower.tables(patches), at=blocks)
     return [x[:, tower.config.prefix :].reshape(patches.shape) for x in outputs]
 
 

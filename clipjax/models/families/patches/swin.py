@@ -26,25 +26,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.devices.platforms import by_platform
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.cut import whole
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import layers
+from clipjax.models.modules import layers, sequence
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
-from clipjax.models.modules.relative_position import RelativeAttention
 from clipjax.models.modules.stages import maps_at, run_stages
-from clipjax.models.training import Mode
+from clipjax.models.modules.windows import WindowAttention
 
 EXPANSION = 4  # of a block's MLP
-APART = -100.0  # added to scores between tokens from opposite ends of the map, which share a moved window
-
 MOVES = (False, True)  # whether the windows of even and of odd blocks are moved
 
 # timm's `init_weights_vit_timm`, for every matrix and table.
@@ -91,94 +87,21 @@ class SwinConfig:
         return self.image_size // self.patch_size // 2**stage
 
 
-# ---------------------------------------------------------------------------------------------- windows
-
-
-def shifts(height: int, width: int, window: int) -> tuple[int, int]:
-    """The windows' shift along each axis of a map, in tokens; 0 along an axis with one window."""
-    return window // 2 if height > window else 0, window // 2 if width > window else 0
-
-
-def partition(x: Float[Array, "B H W C"], window: int) -> Float[Array, "windows N C"]:
-    """N = window * window tokens a window, row by row, image after image."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
-    return x.swapaxes(2, 3).reshape(-1, window * window, channels)
-
-
-def joined(x: Float[Array, "windows N C"], window: int, height: int, width: int) -> Float[Array, "B H W C"]:
-    """The inverse of `partition`."""
-    x = x.reshape(-1, height // window, width // window, window, window, x.shape[-1])
-    return x.swapaxes(2, 3).reshape(-1, height, width, x.shape[-1])
-
-
-def runs(x: Float[Array, "B H W C"], window: int) -> Float[Array, "P B N C"]:
-    """`partition` in another order: the windows at one place of all images are a run.
-
-    A TPU moves whole images so, and no tile is cut.
-    """
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
-    return x.transpose(1, 3, 0, 2, 4, 5).reshape(-1, batch, window * window, channels)
-
-
-def joined_runs(x: Float[Array, "P B N C"], window: int, height: int, width: int) -> Float[Array, "B H W C"]:
-    """The inverse of `runs`."""
-    batch, channels = x.shape[1], x.shape[3]
-    x = x.reshape(height // window, width // window, batch, window, window, channels)
-    return x.transpose(2, 0, 3, 1, 4, 5).reshape(batch, height, width, channels)
-
-
-def window_mask(sides: tuple[int, int], window: int, shifts: tuple[int, int]) -> Float[np.ndarray, "P 1 N N"]:
-    """Added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
-    # Only tokens of one region see each other. Regions along an axis for side 4, window 2, shift 1, whose
-    # rows 0 1 2 3 were rolled to 1 2 3 0: windows [0 0] [1 2].
-    down, across = (
-        (place >= side - window).astype(int) + (place >= side - shift)
-        for side, shift in zip(sides, shifts, strict=True)
-        for place in [np.arange(side).reshape(-1, window)]
-    )
-    region = 3 * down[:, None, :, None] + across[None, :, None, :]
-    region = region.reshape(-1, 1, window * window)
-    return np.where(region[..., :, None] == region[..., None, :], 0.0, APART).astype(np.float32)
-
-
-# ------------------------------------------------------------------------------------------------ tower
-
-
-class Block(nnx.Module):
+class Block(Layer):
     def __init__(self, dim: int, heads: int, window: int, config: SwinConfig, *, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(dim, eps=config.ln_eps)
-        self.attn = RelativeAttention(
+        self.attn = WindowAttention(
             dim, heads, window=(window, window), class_token=False, key_bias=True, init=_INIT, rngs=rngs
         )
         self.ln_2 = layers.LayerNorm(dim, eps=config.ln_eps)
         self.mlp = layers.Mlp(
             dim, EXPANSION * dim, activation=config.activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs
         )
-        self.window = window
         self.moves = False
 
-    def __call__(self, x: Float[Array, "B H W C"], *, mode: Mode) -> Float[Array, "B H W C"]:
-        x = x + self.attend(self.ln_1(x), mode)
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        x = x + self.attn.of_map(self.ln_1(x), moves=self.moves)
         return x + self.mlp(self.ln_2(x))
-
-    def attend(self, x: Array, mode: Mode) -> Array:
-        height, width, window = *x.shape[1:3], self.window
-        down, across = shifts(height, width, window) if self.moves else (0, 0)
-        moved = bool(down or across)
-        more = jnp.asarray(window_mask((height, width), window, (down, across))) if moved else None
-
-        def by_image(x: Array) -> Array:
-            return joined(self.attn(partition(x, window), more, mode=mode), window, height, width)
-
-        def by_place(x: Array) -> Array:
-            return joined_runs(self.attn.runs(runs(x, window), more, mode=mode), window, height, width)
-
-        x = jnp.roll(x, (-down, -across), axis=(1, 2)) if moved else x
-        choices = {"tpu": by_place} if x.dtype == jnp.bfloat16 else {}
-        x = by_platform(x, platform=mode.platform, default=by_image, **choices)
-        return jnp.roll(x, (down, across), axis=(1, 2)) if moved else x
 
 
 class Merge(nnx.Module):
@@ -201,16 +124,16 @@ class Stage(nnx.Module):
         c = config
         self.merge = Merge(c.dim(index - 1), eps=c.ln_eps, rngs=rngs) if index else None
         sizes = c.dim(index), c.heads[index], c.windows[index]
-        self.blocks = layers.stack(lambda rngs: Block(*sizes, c, rngs=rngs), c.depths[index], rngs)
+        self.blocks = sequence.stack(lambda rngs: Block(*sizes, c, rngs=rngs), c.depths[index], rngs)
 
-    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, Array | None]:
         # An even and an odd block differ in their moves, which are static: the scan runs over pairs.
         def step(x: Array, pair: Block) -> tuple[Array, Array | None]:
             pair, outputs = whole(pair), []
             for i, moves in enumerate(MOVES):
                 block = jax.tree.map(lambda param, i=i: param[i], pair)
                 block.moves = moves
-                x = layers.apply(block, x, mode=mode)
+                x = sequence.apply(block, x)
                 outputs.append(x)
             return x, jnp.stack(outputs) if capture else None
 
@@ -235,10 +158,10 @@ class Swin(nnx.Module):
         return {f"layers.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images)
-        x, outputs = run_stages(self.stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, capture)
         features = self.pooled(x)
         return features, {"stem": stem, **outputs, "pooled": features}
 
@@ -258,10 +181,10 @@ def narrow(config: SwinConfig) -> SwinConfig:
 
 
 def dense(
-    tower: Swin, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
+    tower: Swin, images: Float[Array, "B H W 3"], stages: Sequence[int]
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / P, S / P, width]."""
-    return maps_at(tower.stages, tower.stem(images), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.stem(images), at=stages)
 
 
 FAMILY = Family(

@@ -34,10 +34,9 @@ from jaxtyping import Float
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, two_heads
-from clipjax.models.modules import convolutions, layers, tokens
+from clipjax.models.modules import convolutions, layers, sequence, tokens
 from clipjax.models.modules.initializers import normal, variance_scaling
 from clipjax.models.modules.pooling import CocaPool, MapPool
-from clipjax.models.training import Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
 
@@ -178,6 +177,7 @@ class PatchEmbed(nnx.Module):
         rows, cols = height // patch, wide // patch
         x = images[:, : rows * patch, : cols * patch]
         x = x.reshape(batch, rows, patch, cols, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+        # One product a pass. It means JAX's own gradient in every mode, not the forms of `Linear`.
         x = x.reshape(batch, rows, cols, -1) @ kernel.reshape(-1, width)
         return x if self.bias is None else x + self.bias[...]
 
@@ -194,14 +194,14 @@ class ConvStem(nnx.Module):
             if i != last:
                 setattr(self, f"bn{i}", convolutions.BatchNorm(dim, eps=config.bn_eps))
             in_dim = dim
-        self.last, self.activation = last, config.activation
+        self.last, self.activation = last, layers.ActivationLayer(config.activation)
 
-    def __call__(self, images: Float[Array, "B H W 3"], mode: Mode) -> Float[Array, "B h w D"]:
+    def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         x = images
         for i in range(self.last):
-            x = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x, mode), mode)
-            x = layers.ACTIVATIONS[self.activation](x)
-        return getattr(self, f"conv{self.last}")(x, mode)
+            x = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x))
+            x = self.activation(x)
+        return getattr(self, f"conv{self.last}")(x)
 
 
 class VisionTransformer(nnx.Module):
@@ -236,19 +236,19 @@ class VisionTransformer(nnx.Module):
             proj_init=layers.torch_uniform,
             layer_scale=LAYER_SCALE_INIT if c.layer_scale else None,
         )
-        self.blocks = layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
+        self.blocks = sequence.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
         self.pool = _pool(c, rngs)
         pooled = c.embed_dim if c.pooling == "attention" else c.width
         self.ln_post = layers.LayerNorm(pooled, eps=c.ln_eps)
         self.proj = _projection(c, pooled, rngs)
 
     def __call__(
-        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+        self, images: Float[Array, "B S S 3"], capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        patches = self.patches(images, mode)
+        patches = self.patches(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
-        pooled = self.pooled(x, mode)
+        x, outputs = sequence.scan(self.blocks, embedded, capture=capture)
+        pooled = self.pooled(x)
         if self.proj is None:
             features = pooled
         elif isinstance(self.proj, layers.Linear):  # with a bias
@@ -259,9 +259,8 @@ class VisionTransformer(nnx.Module):
             patches, embedded, outputs, pooled, None if self.proj is None else features
         )
 
-    def patches(self, images: Float[Array, "B H W 3"], mode: Mode) -> Float[Array, "B h w D"]:
-        stem = self.patch_embed
-        return stem(images, mode) if isinstance(stem, ConvStem) else stem(images)
+    def patches(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
+        return self.patch_embed(images)
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
         x = patches.reshape(len(patches), -1, patches.shape[-1])
@@ -272,7 +271,7 @@ class VisionTransformer(nnx.Module):
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)
 
-    def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B P"]:
+    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B P"]:
         """The vector that is projected; P is D, in CoCa E, with two tokens read 2 D."""
         if self.config.pooling == "distilled":
             return self.ln_post(x[:, :2]).reshape(len(x), -1)
@@ -281,8 +280,8 @@ class VisionTransformer(nnx.Module):
         if self.pool is None:
             return self.ln_post(x[:, 0])
         if self.config.pooling == "map":
-            return self.pool(self.ln_post(x), mode)
-        return self.ln_post(self.pool(x, mode))
+            return self.pool(self.ln_post(x))
+        return self.ln_post(self.pool(x))
 
 
 def _projection(config: ViTConfig, pooled: int, rngs: nnx.Rngs) -> nnx.Param | layers.Linear | None:
@@ -304,10 +303,10 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
 
 
 def dense(
-    tower: VisionTransformer, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
+    tower: VisionTransformer, images: Float[Array, "B H W 3"], blocks: Sequence[int]
 ) -> list[Float[Array, "B h w D"]]:
-    patches = tower.patches(images, mode)
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
+    patches = tower.patches(images)
+    outputs = sequence.scan_at(tower.blocks, tower.embed(patches), at=blocks)
     return [x[:, tower.config.prefix :].reshape(patches.shape) for x in outputs]
 
 

@@ -23,10 +23,9 @@ from jaxtyping import Float, Int
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Frame
-from clipjax.models.families.texts.text import lookup, narrow, stages, text_blocks
-from clipjax.models.modules import attention, layers
+from clipjax.models.families.texts.text import narrow, stages, text_blocks
+from clipjax.models.modules import attention, layers, sequence, tokens
 from clipjax.models.modules.initializers import normal
-from clipjax.models.training import Mode
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,14 @@ class CocaTextTransformer(nnx.Module):
         self.blocks = text_blocks(c, rngs)
         self.ln_final = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
+        self.lookup = tokens.Lookup()
         self.pad_id, self.shifted_mask = c.pad_id, c.shifted_mask
 
-    def __call__(
-        self, ids: Int[Array, "B L"], mode: Mode, capture: bool
-    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        tokens = lookup(self.token_embedding, ids)
-        appended = jnp.broadcast_to(self.cls_embedding[...], (len(ids), 1, tokens.shape[-1]))
-        embedded = jnp.concatenate([tokens, appended], axis=1) + self.positional_embedding[...]
-        x, outputs = layers.scan(self.blocks, embedded, self._visible(ids), mode=mode, capture=capture)
+    def __call__(self, ids: Int[Array, "B L"], capture: bool) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+        words = self.lookup(self.token_embedding, ids)
+        appended = jnp.broadcast_to(self.cls_embedding[...], (len(ids), 1, words.shape[-1]))
+        embedded = jnp.concatenate([words, appended], axis=1) + self.positional_embedding[...]
+        x, outputs = sequence.scan(self.blocks, embedded, self._visible(ids), capture=capture)
         pooled = self.ln_final(x[:, -1])
         features = pooled @ self.text_projection[...]
         return features, stages(embedded, outputs, pooled, features)

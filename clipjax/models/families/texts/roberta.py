@@ -26,11 +26,11 @@ from jaxtyping import Bool, Float, Int
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Frame
-from clipjax.models.families.texts.text import lookup, stages
 from clipjax.models.families.texts.text import narrow as narrow_text
-from clipjax.models.modules import layers
+from clipjax.models.families.texts.text import stages
+from clipjax.models.modules import layers, sequence, tokens
+from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
-from clipjax.models.training import Mode
 
 _INIT = normal(0.02)  # transformers' `initializer_range`, for every matrix but the projection's
 
@@ -77,7 +77,7 @@ class RobertaConfig:
         return Frame((0,), (2,), self.pad_id)
 
 
-class PostNormBlock(nnx.Module):
+class PostNormBlock(Layer):
     def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
         c = config
         self.attn = layers.Attention(c.width, c.heads, qkv_init=_INIT, out_init=_INIT, rngs=rngs)
@@ -85,19 +85,19 @@ class PostNormBlock(nnx.Module):
         self.mlp = FeedForward(c.width, c.mlp_width, c.width, c.activation, rngs)
         self.ln_2 = layers.LayerNorm(c.width, eps=c.ln_eps)
 
-    def __call__(self, x: Array, visible: Array, mode: Mode) -> Array:
-        x = self.ln_1(x + self.attn(x, visible, mode=mode), mode)
-        return self.ln_2(x + self.mlp(x), mode)
+    def __call__(self, x: Array, visible: Array) -> Array:
+        x = self.ln_1(x + self.attn(x, visible))
+        return self.ln_2(x + self.mlp(x))
 
 
 class FeedForward(nnx.Module):
     def __init__(self, dim: int, width: int, out: int, activation: str, rngs: nnx.Rngs):
         self.c_fc = layers.Linear(dim, width, kernel_init=_INIT, rngs=rngs)
         self.c_proj = layers.Linear(width, out, kernel_init=_INIT, rngs=rngs)
-        self.activation = activation
+        self.activation = layers.ActivationLayer(activation)
 
     def __call__(self, x: Array) -> Array:
-        return self.c_proj(layers.ACTIVATIONS[self.activation](self.c_fc(x)))
+        return self.c_proj(self.activation(self.c_fc(x)))
 
 
 class Projection(nnx.Module):
@@ -107,9 +107,10 @@ class Projection(nnx.Module):
         hidden = (dim + out) // 2
         self.c_fc = layers.Linear(dim, hidden, use_bias=False, rngs=rngs)
         self.c_proj = layers.Linear(hidden, out, use_bias=False, rngs=rngs)
+        self.activation = layers.ActivationLayer("gelu")
 
     def __call__(self, x: Array) -> Array:
-        return self.c_proj(layers.gelu(self.c_fc(x)))
+        return self.c_proj(self.activation(self.c_fc(x)))
 
 
 class RobertaTower(nnx.Module):
@@ -119,21 +120,20 @@ class RobertaTower(nnx.Module):
         self.positional_embedding = nnx.Param(_INIT(rngs.params(), (c.positions, c.width)))
         self.token_type_embedding = nnx.Param(_INIT(rngs.params(), (c.token_types, c.width)))
         self.ln_embed = layers.LayerNorm(c.width, eps=c.ln_eps)
-        self.blocks = layers.stack(lambda rngs: PostNormBlock(c, rngs), c.layers, rngs)
+        self.blocks = sequence.stack(lambda rngs: PostNormBlock(c, rngs), c.layers, rngs)
         if c.projection == "mlp":
             self.proj = Projection(c.width, c.embed_dim, rngs)
         else:
             self.proj = layers.Linear(c.width, c.embed_dim, use_bias=False, rngs=rngs)
+        self.lookup = tokens.Lookup()
         self.pad_id = c.pad_id
 
-    def __call__(
-        self, ids: Int[Array, "B L"], mode: Mode, capture: bool
-    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+    def __call__(self, ids: Int[Array, "B L"], capture: bool) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         real = ids != self.pad_id
         positions = jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32), 0) + self.pad_id
-        tokens = lookup(self.token_embedding, ids) + self.token_type_embedding[0]
-        embedded = self.ln_embed(tokens + lookup(self.positional_embedding, positions))
-        x, outputs = layers.scan(self.blocks, embedded, real[:, None, None, :], mode=mode, capture=capture)
+        words = self.lookup(self.token_embedding, ids) + self.token_type_embedding[0]
+        embedded = self.ln_embed(words + self.lookup(self.positional_embedding, positions))
+        x, outputs = sequence.scan(self.blocks, embedded, real[:, None, None, :], capture=capture)
         pooled = masked_mean(x, real)
         features = self.proj(pooled)
         return features, stages(embedded, outputs, pooled, features)

@@ -26,11 +26,10 @@ from jaxtyping import Bool, Float, Int
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Frame, two_heads
-from clipjax.models.modules import attention, layers
-from clipjax.models.modules.attention import trains_on_tpu
+from clipjax.models.modules import attention, layers, sequence
 from clipjax.models.modules.initializers import normal
+from clipjax.models.modules.tokens import HighestId, Lookup, at_positions
 from clipjax.models.text_ids import Memory, Rest
-from clipjax.models.training import INFERENCE, Mode
 
 
 @dataclass(frozen=True)
@@ -102,17 +101,16 @@ class TextTransformer(nnx.Module):
             None if c.projection is False else nnx.Param(normal(c.width**-0.5)(rngs.params(), matrix))
         )
         self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
+        self.lookup, self.at_highest_id = Lookup(), HighestId()
         self.causal, self.pooling, self.eos_id = c.causal, c.pooling, c.eos_id
 
-    def __call__(
-        self, ids: Int[Array, "B L"], mode: Mode, capture: bool
-    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+    def __call__(self, ids: Int[Array, "B L"], capture: bool) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         length = ids.shape[1]
-        embedded = lookup(self.token_embedding, ids, mode) + self.positional_embedding[:length]
+        embedded = self.lookup(self.token_embedding, ids) + self.positional_embedding[:length]
         visible = attention.causal(length) if self.causal else None
-        x, outputs = layers.scan(self.blocks, embedded, visible, mode=mode, capture=capture)
+        x, outputs = sequence.scan(self.blocks, embedded, visible, capture=capture)
         ends = ids if self.eos_id is None else ids == self.eos_id
-        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ends, mode))
+        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else self.at_highest_id(x, ends))
         features = self._projected(pooled)
         return features, stages(embedded, outputs, pooled, features)
 
@@ -125,7 +123,6 @@ class TextTransformer(nnx.Module):
         beginning: Float[Array, "P D"],
         tokens: Float[Array, "B L D"],
         positions: Int[Array, " B"],
-        mode: Mode,
     ) -> Float[Array, "B E"]:
         """See `clipjax.models.network.Network.encode_embedded`."""
         start, length = len(beginning), len(beginning) + tokens.shape[1]
@@ -134,22 +131,22 @@ class TextTransformer(nnx.Module):
         visible = attention.causal(length) if self.causal else None
 
         def step(texts: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], None]:
-            return block_behind(block, *texts, visible, mode), None
+            return block_behind(block, *texts, visible), None
 
-        (_, x), _ = jax.lax.scan(jax.checkpoint(step) if mode.remat else step, (first, rest), self.blocks)
+        (_, x), _ = jax.lax.scan(sequence.kept(step, self.blocks), (first, rest), self.blocks)
         return self._projected(self.ln_final(at_positions(x, positions - start)))
 
-    def begin(self, ids: Int[Array, "F P"], mode: Mode) -> Memory:
+    def begin(self, ids: Int[Array, "F P"]) -> Memory:
         """See `clipjax.models.network.Network.begin_texts`."""
         visible = attention.causal(ids.shape[1])
 
         def step(x: Array, block: Any) -> tuple[Array, Memory]:
-            return block_after(block, x, None, visible, mode)
+            return block_after(block, x, None, visible)
 
-        x = lookup(self.token_embedding, ids) + self.positional_embedding[: ids.shape[1]]
+        x = self.lookup(self.token_embedding, ids) + self.positional_embedding[: ids.shape[1]]
         return jax.lax.scan(step, x, self.blocks)[1]
 
-    def finish(self, memory: Memory, rest: Rest, mode: Mode) -> Float[Array, "B E"]:
+    def finish(self, memory: Memory, rest: Rest) -> Float[Array, "B E"]:
         """See `clipjax.models.network.Network.finish_texts`."""
         count, length = rest.ids.shape
         # A token of the rest sees the beginning's tokens that its text has, then those of the rest before it.
@@ -162,10 +159,10 @@ class TextTransformer(nnx.Module):
         def step(x: Array, layer: tuple[Any, Memory]) -> tuple[Array, None]:
             block, (keys, values) = layer
             before = keys[rest.beginning], values[rest.beginning]
-            return block_after(block, x, before, visible, mode)[0], None
+            return block_after(block, x, before, visible)[0], None
 
         positions = rest.start[:, None] + jnp.arange(length)
-        x = lookup(self.token_embedding, rest.ids) + lookup(self.positional_embedding, positions)
+        x = self.lookup(self.token_embedding, rest.ids) + self.lookup(self.positional_embedding, positions)
         x, _ = jax.lax.scan(step, x, (self.blocks, memory))
         return self._projected(self.ln_final(at_positions(x, rest.length - 1)))
 
@@ -175,7 +172,6 @@ def block_behind(
     first: Float[Array, "1 P D"],
     rest: Float[Array, "B L D"],
     visible: Bool[Array, "P+L P+L"] | None,
-    mode: Mode,
 ) -> tuple[Float[Array, "1 P D"], Float[Array, "B L D"]]:
     """A block on texts after a shared beginning that does not see them.
 
@@ -185,11 +181,11 @@ def block_behind(
     """
     start = first.shape[1]
     if start == 0:
-        return first, block(rest, visible, mode=mode)
+        return first, block(rest, visible)
     assert visible is not None
-    first, shared = block_after(block, first, None, visible[:start, :start], mode)
+    first, shared = block_after(block, first, None, visible[:start, :start])
     keys, values = (jnp.broadcast_to(x, (len(rest), *x.shape[1:])) for x in shared)
-    return first, block_after(block, rest, (keys, values), visible[start:], mode)[0]
+    return first, block_after(block, rest, (keys, values), visible[start:])[0]
 
 
 def block_after(
@@ -197,7 +193,6 @@ def block_after(
     x: Float[Array, "B L D"],
     before: Memory | None,
     visible: attention.Visible,
-    mode: Mode,
 ) -> tuple[Float[Array, "B L D"], Memory]:
     """A block on tokens that may also read the tokens `before` them.
 
@@ -208,7 +203,7 @@ def block_after(
     own = keys, values = k, v
     if before is not None:
         keys, values = (jnp.concatenate(both, axis=1) for both in zip(before, own, strict=True))
-    x += attn.out(attention.attend(q, keys, values, visible, heads=attn.heads, mode=mode))
+    x += attn.out(attn.attend(q, keys, values, visible))
     return x + block.mlp(block.ln_2(x)), own
 
 
@@ -228,30 +223,7 @@ def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
         fc_init=normal((2 * c.width) ** -0.5),
         proj_init=residual_init,
     )
-    return layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
-
-
-def lookup(table: nnx.Param, ids: Int[Array, "B L"], mode: Mode = INFERENCE) -> Float[Array, "B L D"]:
-    # A product with ones and zeros gives the same numbers. A TPU gathers slowly, and sums gradients of rows
-    # more slowly still. Only in training: embedding reads too many ids at once.
-    if trains_on_tpu(table[...], mode):
-        return jax.nn.one_hot(ids, len(table[...]), dtype=table[...].dtype) @ table[...]
-    # Ids come from the tokenizer, so they are in range: "clip" spares the default's NaN fill.
-    return jnp.take(table[...], ids, axis=0, mode="clip")
-
-
-def at_highest_id(
-    x: Float[Array, "B L D"], ids: Int[Array, "B L"] | Bool[Array, "B L"], mode: Mode = INFERENCE
-) -> Float[Array, "B D"]:
-    positions = jnp.argmax(ids, axis=1)
-    if trains_on_tpu(x, mode):
-        return jnp.einsum("bl,bld->bd", jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype), x)
-    return at_positions(x, positions)
-
-
-def at_positions(x: Float[Array, "B L D"], positions: Int[Array, " B"]) -> Float[Array, "B D"]:
-    # Not x[arange, positions]: that would gather a sharded batch on every device.
-    return jnp.take_along_axis(x, positions[:, None, None], axis=1, mode="clip")[:, 0]
+    return sequence.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
 
 
 def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:

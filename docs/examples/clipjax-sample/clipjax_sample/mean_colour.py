@@ -14,9 +14,8 @@ from flax import nnx
 from jax import Array
 
 from clipjax.models.arch import Family
-from clipjax.models.training import Mode
 
-INTERFACE = 1
+INTERFACE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +30,12 @@ class MeanColour(nnx.Module):
     def __init__(self, config: MeanColourConfig, rngs: nnx.Rngs):
         self.project = nnx.Linear(3, config.embed_dim, use_bias=False, rngs=rngs)
 
-    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
         features = self.project(jnp.mean(images, axis=(1, 2)))
         return features, {"project": features} if capture else {}
 
 
-def dense(tower: MeanColour, images: Array, layers: Sequence[int], mode: Mode) -> list[Array]:
+def dense(tower: MeanColour, images: Array, layers: Sequence[int]) -> list[Array]:
     """Its only map: the layer over each pixel's own colour, [B, h, w, E]."""
     return [tower.project(images) for _ in layers]
 

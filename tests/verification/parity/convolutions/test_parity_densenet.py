@@ -16,7 +16,7 @@ from _mutants import (
 from _parity import source_of
 
 from clipjax.models.families.convolutions import densenet
-from clipjax.models.modules import convolutions
+from clipjax.models.modules import convolutions, pools
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, flatten
 
@@ -58,11 +58,11 @@ def max_transition(_: Wrong) -> Wrong:
 def no_relu(call: Wrong) -> Wrong:
     """A transition without its activation."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         relu = jax.nn.relu
         jax.nn.relu = lambda y: y
         try:
-            return call(self, x, mode)
+            return call(self, x)
         finally:
             jax.nn.relu = relu
 
@@ -72,10 +72,10 @@ def no_relu(call: Wrong) -> Wrong:
 def unactivated(call: Wrong) -> Wrong:
     """norm5 without the ReLU that has no key in the file."""
 
-    def wrong(self: Any, x: Any, mode: Any, last: int) -> Any:
+    def wrong(self: Any, x: Any, last: int) -> Any:
         norm5, normed = self.norm5, []
-        self.norm5 = lambda y, mode: normed.append(norm5(y, mode)) or normed[0]
-        outputs, stages = call(self, x, mode, last)
+        self.norm5 = lambda y: normed.append(norm5(y)) or normed[0]
+        outputs, stages = call(self, x, last)
         return [*outputs[:-1], normed[0]], stages | {"norm5": normed[0]}
 
     return wrong
@@ -84,7 +84,7 @@ def unactivated(call: Wrong) -> Wrong:
 @pytest.mark.parametrize(
     ("owner", "attribute", "wrong", "seen"),
     [
-        (convolutions, "max_pool", with_options(padding="tf_same"), "stem"),
+        (pools, "max_pool", with_options(padding="tf_same"), "stem"),
         (densenet.jnp, "concatenate", in_front, "denseblock1.1"),
         (convolutions, "average_pool", max_transition, "transition1"),
         (densenet.Transition, "__call__", no_relu, "transition1"),

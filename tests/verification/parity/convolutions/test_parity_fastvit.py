@@ -15,7 +15,7 @@ from _parity import Case, edited, narrow_case, source_of
 
 from clipjax.models.arch import load_arch
 from clipjax.models.families.convolutions import fastvit
-from clipjax.models.modules import maps
+from clipjax.models.modules import attention, layers, maps
 from converters.engine import detect_table, export, flatten
 
 S0, S3 = "MobileCLIP2-S0", "MobileCLIP2-S3"  # with gates and BatchNorm before attention; with neither
@@ -93,9 +93,9 @@ def test_another_tensor_is_seen(part: str, edit: Any, seen: str) -> None:
 def tiled(call: Wrong) -> Wrong:
     """Outputs of a depthwise convolution that share an input stand apart, not side by side."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         times, self.times = self.times, 1
-        return call(self, jnp.tile(x, times), mode)
+        return call(self, jnp.tile(x, times))
 
     return wrong
 
@@ -103,9 +103,9 @@ def tiled(call: Wrong) -> Wrong:
 def unmixed(call: Wrong) -> Wrong:
     """A RepMixer that subtracts nothing."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
-        x = x + self.ls_mixer(self.mixer(x, mode))
-        return x + self.ls_mlp(self.mlp(x, mode))
+    def wrong(self: Any, x: Any) -> Any:
+        x = x + self.ls_mixer(self.mixer(x))
+        return x + self.ls_mlp(self.mlp(x))
 
     return wrong
 
@@ -116,9 +116,9 @@ def unmixed(call: Wrong) -> Wrong:
         [
             (fastvit.ConvNorm, tiled, "stages.1.0"),
             (fastvit.RepMixerBlock, unmixed, "stages.0.0"),
-            (fastvit.MobileOne, with_attributes(activation="gelu_tanh"), "stem"),
-            (fastvit.Attention, with_attributes(heads=1), "stages.3.0"),
-            (maps.SqueezeExcite, with_attributes(activation="gelu"), "stages.2.0"),
+            (fastvit.MobileOne, with_attributes(activation=layers.ACTIVATIONS["gelu_tanh"]), "stem"),
+            (attention.MultiHead, with_attributes(heads=1), "stages.3.0"),
+            (maps.SqueezeExcite, with_attributes(activation=layers.ACTIVATIONS["gelu"]), "stages.2.0"),
         ],
         keep=[fastvit.RepMixerBlock],
         guard="verification/parity/convolutions/test_parity_fastvit.py::test_a_mistake_is_seen",

@@ -15,7 +15,7 @@ from _mutants import (
 )
 
 from clipjax.models.families.convolutions import regnet
-from clipjax.models.modules import convolutions, maps
+from clipjax.models.modules import convolutions, layers, maps, pools
 
 # --- mutations ---
 
@@ -26,10 +26,10 @@ def test_another_eps_is_seen(eps: float) -> None:
 
 
 def stride_on_first(call: Wrong) -> Wrong:
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         first, second = self.conv1.conv, self.conv2.conv
         first.stride, second.stride = second.stride, first.stride
-        return call(self, x, mode)
+        return call(self, x)
 
     return wrong
 
@@ -37,12 +37,12 @@ def stride_on_first(call: Wrong) -> Wrong:
 def pooled(call: Wrong) -> Wrong:
     """A stem with ResNet's max pool, of stride 1 so that the sizes stay."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
-        y = call(self, x, mode)
+    def wrong(self: Any, x: Any) -> Any:
+        y = call(self, x)
         if x.shape[-1] != 3:
             return y
         pool = {"window": 3, "stride": 1, "padding": "symmetric", "outside": -jnp.inf}
-        return convolutions.max_pool(y, **pool, mode=mode)
+        return pools.max_pool(y, **pool, mode=self.conv.mode)
 
     return wrong
 
@@ -50,10 +50,10 @@ def pooled(call: Wrong) -> Wrong:
 def after_block(call: Wrong) -> Wrong:
     """The squeeze-excitation after the last convolution, as in SE-ResNet."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         se, conv3, self.se = self.se, self.conv3, None
-        self.conv3 = lambda y, mode: se(conv3(y, mode))
-        return call(self, x, mode)
+        self.conv3 = lambda y: se(conv3(y))
+        return call(self, x)
 
     return wrong
 
@@ -67,8 +67,8 @@ def after_block(call: Wrong) -> Wrong:
         (regnet.Block, stride_on_first, "s1.0"),
         (regnet.Block, after_block, "s1.0"),
         (maps.SqueezeExcite, lambda _: lambda _self, x: x, "s1.0"),
-        (maps.SqueezeExcite, with_attributes(activation="silu"), "s1.0"),
-        (maps.SqueezeExcite, with_attributes(gate="hard_sigmoid"), "s1.0"),
+        (maps.SqueezeExcite, with_attributes(activation=layers.ACTIVATIONS["silu"]), "s1.0"),
+        (maps.SqueezeExcite, with_attributes(gate=layers.ACTIVATIONS["hard_sigmoid"]), "s1.0"),
     ],
 )
 def test_a_mistake_is_seen(owner: Any, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from _parity import narrow_case, source_of
 
 from clipjax.models.arch import load_arch
 from clipjax.models.families.convolutions import resnet
-from clipjax.models.modules import convolutions, maps
+from clipjax.models.modules import convolutions, layers, maps, pools
 from clipjax.models.network import Network
 from converters.engine import conversion_of, detect_table
 from converters.golden import build_model
@@ -72,7 +72,7 @@ def test_another_eps_is_seen(eps: float) -> None:
 def no_relu(call: Wrong) -> Wrong:
     """A block without the activation after the addition: the next one's input is not what it was."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         relu, calls = jax.nn.relu, []
 
         def counted(y: Any) -> Any:
@@ -81,7 +81,7 @@ def no_relu(call: Wrong) -> Wrong:
 
         jax.nn.relu = counted
         try:
-            return call(self, x, mode)
+            return call(self, x)
         finally:
             jax.nn.relu = relu
 
@@ -89,9 +89,9 @@ def no_relu(call: Wrong) -> Wrong:
 
 
 def stride_on_first(call: Wrong) -> Wrong:
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
-        return call(self, x, mode)
+        return call(self, x)
 
     return wrong
 
@@ -99,23 +99,26 @@ def stride_on_first(call: Wrong) -> Wrong:
 def averaged(call: Wrong) -> Wrong:
     """The shortcut of an anti-aliased ResNet: a mean over 2x2, then the convolution with stride 1."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
-        x = convolutions.average_pool(x, self.conv.stride, mode=mode)
+    def wrong(self: Any, x: Any) -> Any:
+        x = pools.average_pool(x, self.conv.stride, mode=self.conv.mode)
         self.conv.stride = 1
-        return call(self, x, mode)
+        return call(self, x)
 
     return wrong
 
 
+SILU = layers.ACTIVATIONS["silu"]
+
+
 def mean_pool(_: Wrong) -> Wrong:
-    return lambda x, mode, **_options: convolutions.average_pool(x, 2, mode=mode)
+    return lambda x, mode, **_options: pools.average_pool(x, 2, mode=mode)
 
 
 @pytest.mark.parametrize(
     ("name", "owner", "attribute", "wrong", "seen"),
     [
-        ("resnet18", convolutions, "max_pool", with_options(padding="tf_same"), "stem"),
-        ("resnet18", convolutions, "max_pool", mean_pool, "stem"),
+        ("resnet18", pools, "max_pool", with_options(padding="tf_same"), "stem"),
+        ("resnet18", pools, "max_pool", mean_pool, "stem"),
         ("resnet18", resnet.Block, "__call__", no_relu, "layer1.0"),
         ("resnet18", resnet.Block, "__call__", stride_on_first, "layer2.0"),
         ("resnet50", resnet.Block, "__call__", no_relu, "layer1.0"),
@@ -123,12 +126,18 @@ def mean_pool(_: Wrong) -> Wrong:
         ("resnet50", resnet.Downsample, "__call__", averaged, "layer2.0"),
         ("resnext50_32x4d", convolutions.Conv, "__call__", interleaved, "layer1.0"),
         ("seresnext50_32x4d", maps.SqueezeExcite, "__call__", lambda _: lambda _self, x: x, "layer1.0"),
-        ("seresnext50_32x4d", maps.SqueezeExcite, "__call__", with_attributes(activation="silu"), "layer1.0"),
         (
             "seresnext50_32x4d",
             maps.SqueezeExcite,
             "__call__",
-            with_attributes(gate="hard_sigmoid"),
+            with_attributes(activation=SILU),
+            "layer1.0",
+        ),
+        (
+            "seresnext50_32x4d",
+            maps.SqueezeExcite,
+            "__call__",
+            with_attributes(gate=layers.ACTIVATIONS["hard_sigmoid"]),
             "layer1.0",
         ),
     ],

@@ -142,26 +142,26 @@ def test_another_standardisation_is_seen(wrong: Any, monkeypatch: pytest.MonkeyP
     assert narrow_case().first_difference(until="stem") == "vision.stem"
 
 
-def stride_first(self: Any, x: Any, *, mode: Any) -> Any:
+def stride_first(self: Any, x: Any) -> Any:
     before = self.norm1(x)
-    shortcut = x if self.downsample is None else self.downsample(before, mode)
-    y, stride = self.conv1(before, mode), self.conv2.stride
+    shortcut = x if self.downsample is None else self.downsample(before)
+    y, stride = self.conv1(before), self.conv2.stride
     self.conv2.stride = 1
-    y = self.conv2(self.norm2(y[:, ::stride, ::stride]), mode)
-    return shortcut + self.conv3(self.norm3(y), mode)
+    y = self.conv2(self.norm2(y[:, ::stride, ::stride]))
+    return shortcut + self.conv3(self.norm3(y))
 
 
-def shortcut_from_input(self: Any, x: Any, *, mode: Any) -> Any:
-    shortcut = x if self.downsample is None else self.downsample(x, mode)
-    y = self.conv2(self.norm2(self.conv1(self.norm1(x), mode)), mode)
-    return shortcut + self.conv3(self.norm3(y), mode)
+def shortcut_from_input(self: Any, x: Any) -> Any:
+    shortcut = x if self.downsample is None else self.downsample(x)
+    y = self.conv2(self.norm2(self.conv1(self.norm1(x))))
+    return shortcut + self.conv3(self.norm3(y))
 
 
-def identity_of_norm(self: Any, x: Any, *, mode: Any) -> Any:
+def identity_of_norm(self: Any, x: Any) -> Any:
     before = self.norm1(x)
-    shortcut = before if self.downsample is None else self.downsample(before, mode)
-    y = self.conv2(self.norm2(self.conv1(before, mode)), mode)
-    return shortcut + self.conv3(self.norm3(y), mode)
+    shortcut = before if self.downsample is None else self.downsample(before)
+    y = self.conv2(self.norm2(self.conv1(before)))
+    return shortcut + self.conv3(self.norm3(y))
 
 
 def interleaved(self: Any, x: Any) -> Any:

@@ -16,7 +16,7 @@ from _mutants import (
 from clipjax.errors import UsageError
 from clipjax.models.arch import load_arch
 from clipjax.models.families.convolutions import vgg
-from clipjax.models.modules import convolutions
+from clipjax.models.modules import convolutions, pools
 from clipjax.models.resample import resized_arch
 
 
@@ -35,13 +35,13 @@ def test_another_eps_is_seen(eps: float, seen: str) -> None:
 
 
 def mean_pool(_: Wrong) -> Wrong:
-    return lambda x, mode, **_options: convolutions.average_pool(x, 2, mode=mode)
+    return lambda x, mode, **_options: pools.average_pool(x, 2, mode=mode)
 
 
 def no_bias(call: Wrong) -> Wrong:
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         self.bias = None
-        return call(self, x, mode)
+        return call(self, x)
 
     return wrong
 
@@ -49,11 +49,11 @@ def no_bias(call: Wrong) -> Wrong:
 def transposed_fc1(call: Wrong) -> Wrong:
     """fc1 as if its file were flattened row by row with the channels last."""
 
-    def wrong(self: Any, x: Any, mode: Any) -> Any:
+    def wrong(self: Any, x: Any) -> Any:
         if self.kernel.shape[0] == vgg.WINDOW:
             kernel = self.kernel[...]
             self.kernel[...] = kernel.transpose(2, 0, 1, 3).reshape(kernel.shape)
-        return call(self, x, mode)
+        return call(self, x)
 
     return wrong
 
@@ -62,7 +62,7 @@ def linear_head(number: int) -> Any:
     """fc1 or fc2 without its ReLU."""
 
     def make(call: Wrong) -> Wrong:
-        def wrong(self: Any, images: Any, mode: Any, capture: bool) -> Any:
+        def wrong(self: Any, images: Any, capture: bool) -> Any:
             relu, calls = jax.nn.relu, []
             convs = sum(self.config.depths)
 
@@ -72,7 +72,7 @@ def linear_head(number: int) -> Any:
 
             jax.nn.relu = counted
             try:
-                return call(self, images, mode, capture)
+                return call(self, images, capture)
             finally:
                 jax.nn.relu = relu
 
@@ -83,13 +83,13 @@ def linear_head(number: int) -> Any:
 
 def activated_first(call: Wrong) -> Wrong:
     """ReLU before BatchNorm."""
-    return lambda self, x, mode: call(self, jnp.maximum(x, 0), mode)
+    return lambda self, x: call(self, jnp.maximum(x, 0))
 
 
 @pytest.mark.parametrize(
     ("name", "owner", "attribute", "wrong", "seen"),
     [
-        ("vgg16", convolutions, "max_pool", mean_pool, "features.4"),
+        ("vgg16", pools, "max_pool", mean_pool, "features.4"),
         ("vgg16", convolutions.Conv, "__call__", no_bias, "features.1"),
         ("vgg16_bn", convolutions.Conv, "__call__", no_bias, "features.2"),
         ("vgg16", convolutions.Conv, "__call__", transposed_fc1, "fc1"),

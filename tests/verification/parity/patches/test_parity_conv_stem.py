@@ -139,12 +139,12 @@ def test_another_tensor_is_seen(part: str, edit: Any, seen: str) -> None:
 def norm_last(call: Wrong) -> Wrong:
     """BatchNorm after the activation."""
 
-    def wrong(self: Any, images: Any, mode: Any) -> Any:
+    def wrong(self: Any, images: Any) -> Any:
         x = images
         for i in range(self.last):
-            x = layers.ACTIVATIONS["gelu"](getattr(self, f"conv{i}")(x, mode))
-            x = getattr(self, f"bn{i}")(x, mode)
-        return getattr(self, f"conv{self.last}")(x, mode)
+            x = layers.ACTIVATIONS["gelu"](getattr(self, f"conv{i}")(x))
+            x = getattr(self, f"bn{i}")(x)
+        return getattr(self, f"conv{self.last}")(x)
 
     return wrong
 

@@ -193,7 +193,7 @@ def test_one_head_alone_is_seen_in_the_logits_alone(case: Case, monkeypatch: pyt
 def test_heads_of_the_mean_token_are_seen_at_the_features(case: Case, monkeypatch: pytest.MonkeyPatch):
     """timm's `forward_head(pre_logits=True)` returns that mean, which no head reads."""
 
-    def mean(tower: Any, x: Any, mode: Any) -> Any:
+    def mean(tower: Any, x: Any) -> Any:
         both = tower.ln_post(x[:, :2])
         return jnp.tile(both.mean(axis=1), 2)
 
@@ -202,7 +202,7 @@ def test_heads_of_the_mean_token_are_seen_at_the_features(case: Case, monkeypatc
 
 
 def test_tokens_swapped_at_the_end_are_seen_at_the_features(case: Case, monkeypatch: pytest.MonkeyPatch):
-    def swapped(tower: Any, x: Any, mode: Any) -> Any:
+    def swapped(tower: Any, x: Any) -> Any:
         return tower.ln_post(x[:, 1::-1]).reshape(len(x), -1)
 
     monkeypatch.setattr(vit.VisionTransformer, "pooled", swapped)

@@ -201,11 +201,11 @@ def test_swapped_axes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     assert case(name).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
-def class_token(tower: Any, x: Any, mode: Any) -> Any:
+def class_token(tower: Any, x: Any) -> Any:
     return tower.ln_post(x)[:, 0]
 
 
-def mean_of_all(tower: Any, x: Any, mode: Any) -> Any:
+def mean_of_all(tower: Any, x: Any) -> Any:
     return tower.ln_post(x).mean(axis=1)
 
 

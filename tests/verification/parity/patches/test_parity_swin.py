@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_to_dict, load_arch
 from clipjax.models.families.patches import swin
+from clipjax.models.modules import windows
 from clipjax.models.network import Network
 from clipjax.models.resample import resized_arch
 from clipjax.verification import verify
@@ -194,20 +195,27 @@ def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "seen"),
+    ("place", "name", "wrong", "seen"),
     mostly_long(
         [
-            ("MOVES", (False, False), "vision.layers.0.1"),
-            ("MOVES", (True, False), "vision.layers.0.0"),
-            ("shifts", lambda height, width, window: (window // 2, window // 2), "vision.layers.3.1"),
+            (swin, "MOVES", (False, False), "vision.layers.0.1"),
+            (swin, "MOVES", (True, False), "vision.layers.0.0"),
+            (
+                windows,
+                "shifts",
+                lambda height, width, window: (window // 2, window // 2),
+                "vision.layers.3.1",
+            ),
         ],
-        keep=[("MOVES", (True, False), "vision.layers.0.0")],
+        keep=[(swin, "MOVES", (True, False), "vision.layers.0.0")],
         guard="verification/parity/patches/test_parity_swin.py::test_other_moves_are_seen",
     ),
     ids=["none moves", "the even blocks move", "the last stage moves"],
 )
-def test_other_moves_are_seen(name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swin, name, wrong)
+def test_other_moves_are_seen(
+    place: Any, name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, name, wrong)
     assert narrow_case().first_difference(until=seen) == seen
 
 
@@ -219,12 +227,12 @@ def backwards(x: jax.Array, shift: tuple[int, int], axis: Any, roll: Any = jnp.r
     ("place", "name", "wrong", "seen"),
     mostly_long(
         [
-            (swin, "APART", 0.0, "vision.layers.0.1"),
-            (swin.jnp, "roll", backwards, "vision.layers.0.1"),
+            (windows, "APART", 0.0, "vision.layers.0.1"),
+            (windows.jnp, "roll", backwards, "vision.layers.0.1"),
             (swin.Swin, "stem", lambda self, images: self.patch_embed(images), "vision.stem"),
             (swin.Swin, "pooled", lambda self, x: self.ln_post(x.mean(axis=(1, 2))), "vision.pooled"),
         ],
-        keep=[(swin.jnp, "roll", backwards, "vision.layers.0.1")],
+        keep=[(windows.jnp, "roll", backwards, "vision.layers.0.1")],
         guard="verification/parity/patches/test_parity_swin.py::test_another_forward_is_seen",
     ),
     ids=["no mask", "moved the other way", "no norm of patches", "mean before norm"],
@@ -238,7 +246,7 @@ def test_another_forward_is_seen(
 
 def test_how_much_is_hidden_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """exp(-100) is nothing beside the other scores."""
-    monkeypatch.setattr(swin, "APART", -1e4)
+    monkeypatch.setattr(windows, "APART", -1e4)
     assert narrow_case().first_difference() is None
 
 

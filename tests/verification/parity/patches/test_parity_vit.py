@@ -288,22 +288,22 @@ def test_other_params_are_seen(name: str, change: Any, vision: dict[str, Any], s
     assert found == f"vision.{seen}"
 
 
-def mean_of_patches(tower: Any, x: Any, mode: Any) -> Any:
+def mean_of_patches(tower: Any, x: Any) -> Any:
     return tower.ln_post(x[:, 1:].mean(axis=1))
 
 
-def norm_before_pool(tower: Any, x: Any, mode: Any) -> Any:
+def norm_before_pool(tower: Any, x: Any) -> Any:
     """The paper's order; open_clip's CoCa normalises what was pooled."""
     width = x.shape[-1]
     centred = x - x.mean(-1, keepdims=True)
-    return tower.pool(centred / jnp.sqrt(jnp.square(centred).sum(-1, keepdims=True) / width + 1e-5), mode)
+    return tower.pool(centred / jnp.sqrt(jnp.square(centred).sum(-1, keepdims=True) / width + 1e-5))
 
 
-def pool_before_norm(tower: Any, x: Any, mode: Any) -> Any:
-    return tower.ln_post(tower.pool(x, mode))
+def pool_before_norm(tower: Any, x: Any) -> Any:
+    return tower.ln_post(tower.pool(x))
 
 
-def norm_last(tower: Any, x: Any, mode: Any) -> Any:
+def norm_last(tower: Any, x: Any) -> Any:
     return tower.ln_post(tower.ln_post(x[:, 0]))
 
 
@@ -323,18 +323,18 @@ def test_another_pooling_is_seen(name: str, pooled: Any, monkeypatch: pytest.Mon
 
 
 def test_norm_of_queries_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
-    def read(pool: Any, tokens: Any, mode: Any) -> Any:
+    def read(pool: Any, tokens: Any) -> Any:
         query = jnp.broadcast_to(pool.query[:1], (len(tokens), 1, pool.query.shape[1]))
-        return pool.attn(query, pool.ln_k(tokens), mode)[:, 0]
+        return pool.attn(query, pool.ln_k(tokens))[:, 0]
 
     monkeypatch.setattr(pooling.CocaPool, "__call__", read)
     assert case(COCA).first_difference() == "vision.pooled"
 
 
 def test_residual_of_the_pool_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
-    def read(pool: Any, tokens: Any, mode: Any) -> Any:
+    def read(pool: Any, tokens: Any) -> Any:
         query = jnp.broadcast_to(pool.query[...], (len(tokens), 1, tokens.shape[-1]))
-        return pool.mlp(pool.ln(pool.attn(query, tokens, mode)[:, 0]))
+        return pool.mlp(pool.ln(pool.attn(query, tokens)[:, 0]))
 
     monkeypatch.setattr(pooling.MapPool, "__call__", read)
     assert case(SIGLIP).first_difference() == "vision.pooled"
