@@ -143,6 +143,36 @@ def test_what_is_read_from_an_executable(precisions: tuple[str, str], highest: i
     assert aot_gpu.read_executable(compiled, 2, 1.0, {(7, 7)}).scores_bytes == 0
 
 
+def test_products_that_triton_cannot_tile_are_those_of_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the compiler gives this reason."""
+    asked: list[Any] = []
+
+    class Lowered:
+        def __init__(self, message: str):
+            self.message = message
+
+        def compile(self, compiler_options: dict[str, Any]) -> Any:
+            asked.append(compiler_options)
+            if compiler_options.get("xla_gpu_enable_triton_gemm", True):
+                raise jax.errors.JaxRuntimeError(self.message)
+            return "compiled"
+
+    facts = GpuExecutable(2, 1, 1, {}, 2, 2, 1.0, moved_bytes=1, custom_calls={}, scores_bytes=0)
+    monkeypatch.setattr(aot_gpu, "gpu_mesh", lambda gpu: None)
+    monkeypatch.setattr(aot_gpu, "read_executable", lambda *_: facts)
+
+    def compiled(message: str) -> GpuExecutable | None:
+        lowered: Any = Lowered(message)
+        return aot_gpu.compile_for(H100, lambda mesh, batch: lowered, 2, set())
+
+    assert compiled("INTERNAL: Couldn't find output tile sizes that satisfy hlo") == facts
+    assert [options["xla_gpu_autotune_level"] for options in asked] == ["0", "0"]
+    assert compiled("RESOURCE_EXHAUSTED: too much") is None
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another reason"):
+        compiled("INTERNAL: another reason")
+    assert len(asked) == 4
+
+
 def test_cells_say_what_is_not_there() -> None:
     row = TowerRow("m", "vision", "fast", "h100", 1.25, None, "not one example fits 79 GiB")
     assert gpu_cells(row)[4] == "no: not one example fits 79 GiB"
