@@ -135,7 +135,7 @@ class _Watch:
             last = self._waiting.popleft()
             self._check(*last)
         # The last update can overflow, and what passes here may be saved.
-        if last is not None and not bool(_all_finite((state.params, state.statistics))):
+        if last is not None and not _is_finite((state.params, state.statistics)):
             raise self._diverged("the weights are", last[0], last[2])
 
     def _check(self, step: int, metrics: Metrics, rows: np.ndarray | None) -> None:
@@ -158,6 +158,20 @@ class _Watch:
             return ""
         named = [self._ids[row] for row in rows if row >= 0]
         return f", whose batch is {some_of(named, 3)}"
+
+
+def _is_finite(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    # On the host nothing is compiled for the tree, which would take longer than some of a short run's steps.
+    return all(map(_host_finite, leaves)) if _on_host(leaves) else bool(_all_finite(tree))
+
+
+def _on_host(leaves: list[jax.Array]) -> bool:
+    return all(leaf.is_fully_addressable and leaf.platform() == "cpu" for leaf in leaves)
+
+
+def _host_finite(leaf: jax.Array) -> bool:
+    return bool(np.isfinite(np.asarray(leaf)).all())
 
 
 # It compiles four times faster unoptimised, and takes little beside the writing of a checkpoint.

@@ -26,6 +26,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.method import Problem, Setup
 from clipjax.finetune.training import logs as logs_module
+from clipjax.finetune.training import loop
 from clipjax.finetune.training import resume as checkpoints
 from clipjax.finetune.training.logs import Logs, read_metrics
 from clipjax.finetune.training.optimizer import Optimizer
@@ -164,8 +165,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, whole: Params) -
     assert same_bits(solve(tmp_path), whole), "the image mended, it goes on"
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_host", [True, False])
+def test_weights_that_are_not_finite_are_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_host: bool
+) -> None:
     """Loss and gradient of the first step are finite; its update is not."""
+    monkeypatch.setattr(loop, "_on_host", lambda leaves: on_host)
     recipe = dataclasses.replace(RECIPE, optimizer=Optimizer("sgd", learning_rate=3e38, weight_decay=100.0))
     with pytest.raises(DataError, match=r"the weights are not finite at step 1.*no step was saved"):
         solve(tmp_path, recipe, every=1)
