@@ -41,6 +41,7 @@ from clipjax.demo.world.scenes import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,
+    STYLES,
     TEXTURES,
     UNUSUAL_SHARE,
     Scene,
@@ -120,6 +121,22 @@ def test_styles_and_occlusion_change_the_image_where_they_should() -> None:
     assert blocked.any(axis=0).sum() in (13, 14)  # 0.3 * 0.7 * 64 pixels
     dim = pixels(dataclasses.replace(plain, light=0.5))
     assert dim.mean() == pytest.approx(pixels(plain).mean() / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_paints_the_same_whatever_the_order_of_memory(style: str) -> None:
+    """`render` keeps one colour after the other in memory, and NumPy adds up in the order of memory."""
+    rng = np.random.default_rng(0)
+    canvas, surface = 255 * rng.random((2, 64, 64, 3), np.float32)
+    cover = mask(SCENE)[..., None]
+    canvas_planes, surface_planes = map(in_planes, (canvas, surface))
+    expected = STYLES[style](canvas, surface, cover)
+    assert np.array_equal(STYLES[style](canvas_planes, surface_planes, cover), expected)
+
+
+def in_planes(image: np.ndarray) -> np.ndarray:
+    """The same numbers [side, side, 3], in memory one colour after the other."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(image, -1, 0)), 0, -1)
 
 
 def dependence(scenes: list[Scene], one: str, other: str) -> float:

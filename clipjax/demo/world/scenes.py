@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -146,7 +147,8 @@ def _painted(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.n
 
 
 def _cartoon(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    flat = _painted(np.full_like(canvas, canvas.mean(axis=(0, 1))), surface.max(axis=(0, 1)), cover)
+    mean = np.ascontiguousarray(canvas).mean(axis=(0, 1))  # another order of memory may round it differently
+    flat = _painted(np.full_like(canvas, mean), surface.max(axis=(0, 1)), cover)
     return flat * (1 - _edge(cover))
 
 
@@ -185,14 +187,16 @@ def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
         seed: decides what the factors leave open (grain, phases of stripes, sensor noise).
     """
     rng = np.random.default_rng(seed)
-    y, x = (np.mgrid[0:side, 0:side] * (64.0 / side)).astype(np.float32)
+    y, x = _places(side)
     dark, light, field = (BACKGROUNDS | UNSEEN_BACKGROUNDS)[scene.background]
     canvas = _mix(dark, light, field(x, y, rng))
     colour = np.array(COLOURS[scene.colour])
     texture = (TEXTURES | UNSEEN_TEXTURES)[scene.texture](x, y, rng)
     surface = _mix(tuple(colour), tuple(0.65 * colour), texture)
     pixels = STYLES[scene.style](canvas, surface, mask(scene, side)[..., None])
-    pixels = np.where(post(scene, x)[..., None], np.array(_POST), pixels) * scene.light
+    if scene.blocked:
+        pixels = np.where(post(scene, x)[..., None], np.array(_POST), pixels)
+    pixels = pixels.astype(float) * scene.light
     pixels = pixels + rng.normal(0, 4, (side, side, 1))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -202,9 +206,18 @@ def post(scene: Scene, x: np.ndarray) -> np.ndarray:
     return np.abs(x / 64 - scene.x) < scene.blocked * scene.size / 2
 
 
+@functools.cache
+def _places(side: int) -> np.ndarray:
+    """y and x of each pixel, in pixels of a 64-pixel image: float32 [2, side, side], not to be changed."""
+    places = (np.mgrid[0:side, 0:side] * (64.0 / side)).astype(np.float32)
+    places.flags.writeable = False
+    return places
+
+
 def _mix(first: tuple, second: tuple, amount: np.ndarray) -> np.ndarray:
-    start, end = np.array(first, np.float32), np.array(second, np.float32)
-    return start + amount[..., None].astype(np.float32) * (end - start)
+    """[side, side, 3], in memory one colour after the other: NumPy is slow in loops over three numbers."""
+    start, end = (np.array(tone, np.float32)[:, None, None] for tone in (first, second))
+    return np.moveaxis(start + amount.astype(np.float32) * (end - start), 0, -1)
 
 
 # -----------------------------------------------------------------------------------------------------------
