@@ -14,21 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 import open_clip
 import pytest
-import timm
 import torch
 from _long import mostly_long
+from _parity import shallow
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from open_clip.model import CLIP
 
 from clipjax.errors import DataError
-from clipjax.models.arch import Arch, load_arch
+from clipjax.models.arch import Arch, arch_to_dict, load_arch
 from clipjax.models.families.convolutions.mbconv import MBConvConfig, StageConfig
 from clipjax.models.families.convolutions.modified_resnet import ModifiedResNetConfig
 from clipjax.models.families.patches.vit import ViTConfig
 from clipjax.models.families.texts.text import TextConfig
 from clipjax.models.network import Network
 from clipjax.models.param_tree import build, draw
+from converters.golden import build_model
 
 TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
 PLAIN = (False, False, True, "all", True, False)  # crop to patches, bias, class token, positions, norm, scale
@@ -316,9 +317,10 @@ def test_init_is_that_of_timm() -> None:
     import _torch_weights as weights
 
     torch.manual_seed(0)
-    model: Any = timm.create_model("tf_efficientnet_lite0")
+    arch = shallow(load_arch("tf_efficientnet_lite0"))  # of full width: moments of few numbers say little
+    model: Any = build_model("tf_efficientnet_lite0", "timm", arch_to_dict(arch))
     theirs = {"vision": weights.mbconv(model), "head": weights.linear(model.classifier)}
-    ours = Network(load_arch("tf_efficientnet_lite0")).init_params(jax.random.key(0))
+    ours = Network(arch).init_params(jax.random.key(0))
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for (path, leaf), their_leaf in zip(
         jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True

@@ -149,9 +149,9 @@ def step(rn50: Rn50) -> Any:
 
 
 def test_two_steps_as_open_clip(rn50: Rn50, step: Any) -> None:
-    params = rn50.params
+    params = jax.device_get(rn50.params)  # JAX compiles a program for each shape of a sum
     for number, theirs in enumerate(rn50.steps):
-        features, gradients, statistics = step(params, batch(number + 1))
+        features, gradients, statistics = jax.device_get(step(params, batch(number + 1)))
         assert worst({"": features}, {"": theirs.features}) <= TOLERANCE
         if number == 0:  # afterwards a ReLU somewhere is cut differently
             assert worst(gradients_of(gradients), theirs.gradients) <= TOLERANCE
@@ -245,8 +245,8 @@ def test_remat_of_a_resnet(rn50: Rn50, step: Any) -> None:
 def test_remat_of_a_transformer() -> None:
     arch = narrow_arch(load_arch("ViT-B-32"))
     vision = dataclasses.replace(arch.vision, layers=6, image_size=SIZE)
-    network = Network(dataclasses.replace(arch, vision=vision))
-    params = {"vision": network.init_params(jax.random.key(0))["vision"]}
+    network = Network(dataclasses.replace(arch, vision=vision, text=None, num_classes=0))
+    params = network.init_params(jax.random.key(0))
     kept, remat = (program(network, params, Training(remat=remat)) for remat in (False, True))
     assert_same_step(kept, remat, params)
     sizes = [step.memory_analysis().temp_size_in_bytes for step in (remat, kept)]

@@ -142,8 +142,11 @@ def test_bfloat16_is_near(name: str):
 
 
 def test_initial_params_are_drawn_as_timm_draws_them():
-    config = dataclasses.replace(EVA02, image_size=48, layers=3)
+    torch.manual_seed(0)
+    half = {"width": 384, "heads": 6, "mlp_width": 1024}
+    config = dataclasses.replace(EVA02, image_size=48, layers=3, **half)
     shrunk = {"img_size": 48, "depth": 3, "num_classes": 512, "global_pool": "token"}
+    shrunk |= {"embed_dim": 384, "num_heads": 6}
     trunk: Any = timm.create_model("eva02_base_patch16_clip_224", **shrunk)
     ours: Any = eva.Eva(config, nnx.Rngs(0))
 

@@ -85,12 +85,11 @@ def test_answers_are_transformers(kind: str) -> None:
 
 
 def test_a_row_answers_alone_as_in_the_batch() -> None:
-    """Without its padding."""
-    subject, together = case("MISTRAL"), case("MISTRAL").generate()
-    for row, pad in enumerate(PADDING):
-        alone = subject.generate(slice(row, row + 1), pad)
-        np.testing.assert_array_equal(alone.ids[0], together.ids[row])
-        np.testing.assert_allclose(alone.first[0], together.first[row], atol=1e-5)
+    """Without its padding: the row that has most. `test_answers_are_transformers` asks for each row alone."""
+    subject, together, row = case("MISTRAL"), case("MISTRAL").generate(), int(np.argmax(PADDING))
+    alone = subject.generate(slice(row, row + 1), PADDING[row])
+    np.testing.assert_array_equal(alone.ids[0], together.ids[row])
+    np.testing.assert_allclose(alone.first[0], together.first[row], atol=1e-5)
 
 
 def forget(program: Any) -> None:

@@ -39,7 +39,10 @@ from converters.golden.crosscheck import project
 from converters.golden.pipelines import CARD
 from tests.verification.parity import test_parity_hf as hf
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*texts were cut to"),
+    pytest.mark.usefixtures("one_device"),
+]
 torch.set_num_threads(1)
 
 
@@ -56,6 +59,27 @@ def siglip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "siglip" / "model"
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow CLIP of transformers, without a tokenizer; tests copy it."""
+    folder = tmp_path_factory.mktemp("clip")
+    config = hf.config("clip")
+    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
+    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    save_transformers(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow CLIP in a folder of open_clip's, which no test changes."""
+    config = reference.narrow("ViT-B-32")
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
+    return reference.save_folder(
+        reference.conditioned(config), config, tmp_path_factory.mktemp("open_clip") / "theirs_own"
+    )
+
+
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped rules with the size of that vocabulary."""
@@ -67,14 +91,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------------------------- transformers
 
 
-def test_transformers_clip_from_its_own_folder(images: Path, tmp_path: Path) -> None:
+def test_transformers_clip_from_its_own_folder(clip: Path, images: Path, tmp_path: Path) -> None:
     """Its tokenizer pads with the end of a text and not with 0, which no tower reads."""
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    config = hf.config("clip")
-    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
-    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
-    save_transformers(config, folder)
+    folder = shutil.copytree(clip, tmp_path / "clip")
     write_clip_tokenizer(folder)
     found = in_process(subject_of(clipjax.load_model(folder), images), "transformers", tmp_path)
     assert found.passed, found.to_dict()
@@ -126,26 +145,19 @@ def test_transformers_siglip_without_a_tokenizers_configuration(
     assert found.about["reference"]["tokenizer"] == "SiglipTokenizer"
 
 
-def test_transformers_clip_for_larger_images(images: Path, tmp_path: Path) -> None:
+def test_transformers_clip_for_larger_images(clip: Path, images: Path, tmp_path: Path) -> None:
     """The folder's configuration and processor, both with the size of the resized model."""
-    config = hf.config("clip")
-    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
-    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
-    save_transformers(config, tmp_path)
-    write_clip_tokenizer(tmp_path)
-    model = clipjax.load_model(tmp_path, image_size=44)
+    folder = shutil.copytree(clip, tmp_path / "clip")
+    write_clip_tokenizer(folder)
+    model = clipjax.load_model(folder, image_size=44)
     found = in_process(subject_of(model, images), "transformers", tmp_path)
     assert found.passed, found.to_dict()
     assert found.about["reference"]["preprocessing"] == "preprocessor_config.json"
 
 
-def test_transformers_clip_with_a_vocabulary_alone(images: Path, tmp_path: Path) -> None:
+def test_transformers_clip_with_a_vocabulary_alone(clip: Path, images: Path, tmp_path: Path) -> None:
     """Said before anything runs where there is none; a folder that we wrote takes it as well."""
-    config = hf.config("clip")
-    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
-    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
-    save_transformers(config, tmp_path)
-    model = clipjax.load_model(clipjax.load_model(tmp_path).save(tmp_path / "ours_own"))
+    model = clipjax.load_model(clipjax.load_model(clip).save(tmp_path / "ours_own"))
     words = "put tokenizer.json or vocab.json and merges.txt of a repository of transformers beside"
     with (
         mock.patch.object(run_module, "our_side", side_effect=AssertionError("it ran")),
@@ -189,13 +201,6 @@ def with_tokenizer(model: Model, spec: Any, file: Path) -> Model:
 # -------------------------------------------------------------------------------------------- open_clip
 
 
-def narrow_folder(root: Path) -> Path:
-    """A narrow CLIP in a folder of open_clip's."""
-    config = reference.narrow("ViT-B-32")
-    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
-    return reference.save_folder(reference.conditioned(config), config, root / "theirs_own")
-
-
 @pytest.mark.usefixtures("_small")
 def test_open_clips_siglip_by_name(siglip_files: Path, images: Path, tmp_path: Path) -> None:
     """Pixels squashed as open_clip's own settings of the name say, and its HFTokenizer.
@@ -221,9 +226,11 @@ def test_open_clips_siglip_by_name(siglip_files: Path, images: Path, tmp_path: P
     assert f"Resize(size=({size}, {size})" in facts["transform"]
 
 
-def test_a_model_of_our_own_lends_the_reference_its_card(images: Path, tmp_path: Path) -> None:
+def test_a_model_of_our_own_lends_the_reference_its_card(
+    open_clip: Path, images: Path, tmp_path: Path
+) -> None:
     """A converted folder of an architecture without a name: weights go back, settings come from the card."""
-    model = clipjax.load_model(clipjax.load_model(narrow_folder(tmp_path)).save(tmp_path / "ours_own"))
+    model = clipjax.load_model(clipjax.load_model(open_clip).save(tmp_path / "ours_own"))
     found = in_process(subject_of(model, images), "open_clip", tmp_path)
     assert found.passed, found.to_dict()
     facts = found.about["reference"]
@@ -244,17 +251,17 @@ def test_an_architecture_that_open_clip_does_not_name(images: Path, tmp_path: Pa
     assert found.about["reference"]["preprocessing"] == "open_clip_config.json"
 
 
-def test_a_model_for_larger_images(images: Path, tmp_path: Path) -> None:
+def test_a_model_for_larger_images(open_clip: Path, images: Path, tmp_path: Path) -> None:
     """The resampled position table goes back, and the library's transform takes the size of its model."""
-    model = clipjax.load_model(narrow_folder(tmp_path), image_size=128)
+    model = clipjax.load_model(open_clip, image_size=128)
     found = in_process(subject_of(model, images), "open_clip", tmp_path)
     assert found.passed, found.to_dict()
     assert "CenterCrop(size=(128, 128))" in found.about["reference"]["transform"]
     assert found.about["reference"]["preprocessing"] == "open_clip_config.json"
 
 
-def test_the_border_of_a_data_set_is_cut_on_both_sides(images: Path, tmp_path: Path) -> None:
-    subject = subject_of(clipjax.load_model(narrow_folder(tmp_path)), images)
+def test_the_border_of_a_data_set_is_cut_on_both_sides(open_clip: Path, images: Path, tmp_path: Path) -> None:
+    subject = subject_of(clipjax.load_model(open_clip), images)
     pixels = dataclasses.replace(subject.data.pixels, pre_crop=2)
     bordered = dataclasses.replace(subject, data=dataclasses.replace(subject.data, pixels=pixels))
     assert in_process(bordered, "open_clip", tmp_path / "cut").passed
@@ -262,8 +269,10 @@ def test_the_border_of_a_data_set_is_cut_on_both_sides(images: Path, tmp_path: P
     assert again.first_difference == "pixels"
 
 
-def test_an_image_that_only_the_reference_cannot_read_is_named(images: Path, tmp_path: Path) -> None:
-    subject = subject_of(clipjax.load_model(narrow_folder(tmp_path)), images)
+def test_an_image_that_only_the_reference_cannot_read_is_named(
+    open_clip: Path, images: Path, tmp_path: Path
+) -> None:
+    subject = subject_of(clipjax.load_model(open_clip), images)
     job = make_job(subject, "open_clip", tmp_path)
     with pytest.raises(SystemExit, match=r"cat/0\.jpg: "):
         golden_crosscheck({**job, "lengths": [10] * 12}, tmp_path, lambda *_: None)
