@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from converters.golden.recording import numbered, recording
@@ -45,10 +45,11 @@ _MISTRAL = {  # of mistralai/Mistral-7B-Instruct-v0.2
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
     "sliding_window": None,
 }
-_LANGUAGE: dict[str, tuple[type, type, dict[str, Any]]] = {
-    "vicuna-v15-7b": (LlamaConfig, LlamaForCausalLM, _LLAMA),
-    "llama2-7b-chat": (LlamaConfig, LlamaForCausalLM, _LLAMA),
-    "mistral-v0.2-7b-instruct": (MistralConfig, MistralForCausalLM, _MISTRAL),
+# By the name of transformers' classes, which it imports in a second when they are asked for.
+_LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "vicuna-v15-7b": ("Llama", _LLAMA),
+    "llama2-7b-chat": ("Llama", _LLAMA),
+    "mistral-v0.2-7b-instruct": ("Mistral", _MISTRAL),
 }
 # Sizes of our record of a decoder -> those of transformers' config; other fields stay the library's.
 _SIZES = {
@@ -89,7 +90,8 @@ def build_llava(
     arch = load_arch(_TOWERS[vision])
     arch = arch if sizes is None else narrow_arch(arch)
     tower = build(_TOWERS[vision], "open_clip", None if sizes is None else arch_to_dict(arch))
-    config, model, fields = _LANGUAGE[language]
+    kind, fields = _LANGUAGE[language]
+    config, model = (getattr(transformers, f"{kind}{part}") for part in ("Config", "ForCausalLM"))
     fields = {**fields, "vocab_size": _IDS, "tie_word_embeddings": False}
     if sizes is not None:
         decoder = sizes["language"]["decoder"]

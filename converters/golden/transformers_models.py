@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import transformers
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from converters.foreign.templates import CLIP, SIGLIP, is_like
 
-_KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
+# By the name of transformers' classes, which it imports in a second when they are asked for.
+_KINDS = {"clip": "CLIP", "siglip": "Siglip"}
 _ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _NAMES = {
     "image_size": "image_size",
@@ -44,7 +45,8 @@ def build_transformers(arch: str | dict[str, Any], sizes: dict[str, Any] | None 
     if sizes is not None:
         vision = {**record["vision_config"], "image_size": sizes["vision"]["image_size"]}
         record = {**record, "vision_config": vision}
-    config, model = _KINDS[record["model_type"]]
+    kind = _KINDS[record["model_type"]]
+    config, model = (getattr(transformers, f"{kind}{part}") for part in ("Config", "Model"))
     return model(config.from_dict(record)).eval()
 
 
