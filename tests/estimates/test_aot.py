@@ -21,6 +21,7 @@ from benchmarks.models import aot_table, weak_scaling
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import UsageError
 from clipjax.estimates import aot, aot_language, aot_training
 from clipjax.estimates.aot import (
@@ -264,6 +265,18 @@ def test_the_kept_slices_are_those_of_their_record() -> None:
             weak_scaling.check([*records, {**record, **wrong}])
 
 
+def test_a_step_is_of_one_chip_or_of_a_whole_slice(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(aot_training, "setup_of", lambda *given: seen.append((given[2].size, given[3])))
+    monkeypatch.setattr(aot_training, "abstract_step", lambda _: (SimpleNamespace(lower=lambda: None), ()))
+    monkeypatch.setattr(aot, "slice_mesh", lambda *_: make_mesh(jax.devices()[:4]))
+    monkeypatch.setattr(aot, "compiled_within", lambda chip, lowered, batch: batch)
+    chip = load_chips()["v5e"]
+    for place in (chip.name, chip.topology):
+        assert aot_training.compile_step(abstract(card), "train:cross_entropy", chip, place, 8) == 8
+    assert seen == [(1, 8), (4, 32)]
+
+
 # --- the real compiler ---
 
 COMPILE = """
@@ -284,15 +297,21 @@ def facts(forward, batch):
     executable = aot.compile_forward(forward, chip, batch)
     return executable and dataclasses.asdict(executable)
 
+if sys.argv[1:] == ["step"]:
+    model = Model(card, Network(card.arch).abstract_params())
+    step = aot_training.compile_step(model, "train:cross_entropy", chip, chip.name, 8)
+    print("answer", json.dumps(dataclasses.asdict(step)))
+    sys.exit()
+
 parity, fast = (forward_of(card, "vision", precision) for precision in ("parity", "fast"))
 mixing = dataclasses.replace(
     fast, function=lambda params, x: (y := fast.function(params, x)) - y.mean(0, keepdims=True)
 )
-found = {"parity": facts(parity, 8), "fast": facts(fast, 8), "mixing": facts(mixing, 8)}
+found = {"parity": facts(parity, 8), "mixing": facts(mixing, 8)}
 found["too much"] = facts(fast, 2**21)
 model = Model(card, Network(card.arch).abstract_params())
-for name, place in (("step", chip.name), ("shared step", chip.topology)):
-    found[name] = dataclasses.asdict(aot_training.compile_step(model, "train:cross_entropy", chip, place, 8))
+shared = aot_training.compile_step(model, "train:cross_entropy", chip, chip.topology, 8)
+found["shared step"] = dataclasses.asdict(shared)
 
 # Seven products of 2048 x 2048 in a loop.
 mesh = aot.slice_mesh(chip, chip.topology)
@@ -314,10 +333,11 @@ def tpu_python() -> str:
     return candidates[0]
 
 
-def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
+def compiled(card: Card, *arguments: str) -> Any:
+    """What the real compiler makes of the card's model: the answer of COMPILE."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
-        [tpu_python(), "-c", COMPILE],
+        [tpu_python(), "-c", COMPILE, *arguments],
         input=json.dumps(card.to_dict()),
         capture_output=True,
         text=True,
@@ -326,15 +346,20 @@ def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
         env=environment | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.partition("answer ")[2])
-    parity, fast = found["parity"], found["fast"]
+    return json.loads(done.stdout.partition("answer ")[2])
+
+
+def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
+    found = compiled(card)
+    parity = found["parity"]
     assert parity["highest"] == parity["products"] >= 10
-    assert (fast["highest"], parity["collectives"], fast["collectives"]) == (0, {}, {})
+    assert parity["collectives"] == {}
+    assert found["mixing"]["highest"] == 0  # in "fast"
     assert parity["argument_bytes"] > 4 * 3 * 12 * WIDTH * WIDTH
     assert sum(found["mixing"]["collectives"].values()) > 0
     assert found["too much"] is None
-    assert not found["step"]["estimate"]["unknown"]
-    assert found["step"]["collectives"] == {}
+    unknown = found["shared step"]["estimate"]["unknown"]
+    assert {name.partition(" ")[0] for name in unknown} == {"all-reduce"}
     assert set(found["shared step"]["collectives"]) == {"all-reduce"}
     # A v5e has four units of 128 x 128: fewer cycles are impossible, and twice as many would be wasteful.
     name, cycles = next(iter(found["looped"]["costliest"].items()))
@@ -342,3 +367,10 @@ def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
     assert name == "fusion dot_general"
     assert least < cycles < 2 * least
     assert not found["looped"]["unknown"]
+
+
+@pytest.mark.long("estimates/test_aot.py::test_a_step_is_of_one_chip_or_of_a_whole_slice")
+def test_a_training_step_of_one_chip_waits_for_no_other(card: Card) -> None:
+    step = compiled(card, "step")
+    assert not step["estimate"]["unknown"]
+    assert step["collectives"] == {}
