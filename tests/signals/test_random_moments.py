@@ -2,7 +2,8 @@
 
 Most are forked from a process that has imported clipjax; a real evaluation, which may be disturbed while it
 imports, is long. So is a disturbed evaluation: it ends as any program does, while training holds its signals
-and ends by itself. `test_many_moments.py` has the hundreds, which are slow.
+and ends by itself. So are a killed conversion and a killed merge: they write as packing does.
+`test_many_moments.py` has the hundreds, which are slow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from _long import mostly_long
 
 from tests.signals._disturbed import Disturbed, new_seed
 from tests.signals._kinds import Whole
+
+KILLED = "storage/test_writing.py::test_a_writer_killed_at_any_step_leaves_the_old_folder_or_the_new_one"
 
 
 @pytest.fixture
@@ -31,10 +34,10 @@ def command(
     return Disturbed(name, disturbed_world, whole, tmp_path / "run", new_seed(), forked=not real)
 
 
-def commands(guard: str, *names: str) -> list[Any]:
-    """Forked commands; an evaluation, real or forked, is long where `names` leaves it out."""
-    each = [("real eval", True), *((name, False) for name in dict.fromkeys(["eval", *names]))]
-    params = mostly_long(each, names, f"signals/{guard}")
+def commands(guard: str, *names: str, others: tuple[str, ...] = ()) -> list[Any]:
+    """Forked commands; `others` and an evaluation that `names` leaves out, real or forked, are long."""
+    each = [("real eval", True), *((name, False) for name in dict.fromkeys(["eval", *names, *others]))]
+    params = mostly_long(each, names, guard)
     return [
         pytest.param(name.removeprefix("real "), real, marks=marks, id=name)
         for (name, real), marks, _ in params
@@ -43,19 +46,19 @@ def commands(guard: str, *names: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("name", "real"),
-    commands("test_signals.py::test_the_program_unwinds_once_and_says_one_sentence", "finetune"),
+    commands("signals/test_signals.py::test_the_program_unwinds_once_and_says_one_sentence", "finetune"),
 )
 def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
-    assert command.signal(signal.SIGTERM, compiling=True)
-    command.signal(signal.SIGTERM, compiling=False)
-    command.signal(signal.SIGINT, compiling=False)
+    first, second = command.rng.sample([signal.SIGTERM, signal.SIGINT], 2)
+    assert command.signal(first, compiling=True)
+    command.signal(second, compiling=False)
     command.finish()
 
 
 # Sweeps, training and the embeddings of a store have such tests of their own, beside their code.
 @pytest.mark.parametrize(
     ("name", "real"),
-    commands("test_random_moments.py::test_a_killed_command_goes_on", "eval", "convert", "merge", "pack"),
+    commands(KILLED, "eval", "pack", others=("convert", "merge")),
 )
 def test_a_killed_command_goes_on(command: Disturbed) -> None:
     command.kill_and_finish(1)
