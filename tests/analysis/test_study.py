@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ LISTED = "multiple_choice"
 # ------------------------------------------------------------------------------------------- the suite
 
 
+@functools.cache
 def members() -> dict[str, list[str]]:
     """The name of a card, or of its family -> names of cards."""
     by_name: dict[str, list[str]] = {}
