@@ -7,10 +7,12 @@ head.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import grain
 import jax
@@ -25,9 +27,10 @@ from clipjax.finetune.data.batches import feature_batches
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Outcome, Problem, Settings, Setup
 from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.training import solve
 from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
-from clipjax.finetune.training.step import Aux
+from clipjax.finetune.training.step import Aux, init_state
 from clipjax.finetune.training.trees import Params
 from clipjax.storage.digests import sha256_bytes
 
@@ -120,18 +123,44 @@ def tiny_loss(params: Params, batch: dict[str, Array], key: Array, *, keep: floa
     return cross_entropy(logits, batch["label"]), Aux(metrics, {"norm": running})
 
 
+def _is_trained(path: str) -> bool:
+    return not path.startswith("frozen")
+
+
 def tiny_problem(setup: Setup, **changes: Any) -> Problem:
     """`changes`: of the problem's fields."""
     x = features()
     problem = Problem(
         params=tiny_params(),
-        trained=lambda path: not path.startswith("frozen"),
+        trained=_is_trained,
         loss=tiny_loss,
         batches=lambda: feature_batches(setup, x),
         steps=setup.steps,
         finish=lambda params: Outcome(params),  # type: ignore[arg-type]
     )
     return dataclasses.replace(problem, **changes)
+
+
+_make_step = solve._step
+_steps: dict[Any, Any] = {}  # by all that decides their program
+
+
+def tiny_train(problem: Problem, setup: Setup) -> solve.TrainingResult:
+    """`train`; runs of one program share the compiled step, which takes most of their time."""
+
+    def shared(problem: Problem, setup: Setup, parts: Any) -> Any:
+        where = (setup.settings.mesh, repr(setup.settings.rules))
+        frozen = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parts.frozen))
+        made_of = (problem.loss, problem.trained, problem.constrain, problem.steps, frozen)
+        program = (*made_of, repr(setup.recipe), *where)
+        if program not in _steps:
+            _steps[program] = _make_step(problem, setup, parts)
+        step, first = _steps[program]
+        _, optimizer, shardings, _ = first.args
+        return step, functools.partial(init_state, parts, optimizer, shardings, setup.seed)
+
+    with mock.patch.object(solve, "_step", shared):
+        return solve.train(problem, setup)
 
 
 class Watched(grain.DatasetIterator[dict[str, Any]]):
