@@ -51,6 +51,9 @@ OF_EACH_KIND = {
     "tests/finetune/test_recipe.py": ("test_every_method_with_a_recipe_has_a_reference_recipe",),
     "tests/commands/test_shared.py": (),
     "tests/commands/test_finetune_command.py": ("test_list_shows_every_method_and_recipe",),
+}
+# These compare with open_clip and timm, which take seconds to import.
+OF_ARCHITECTURES = {
     "tests/checkpoints/test_registry.py": (
         "test_every_row_of_the_study_is_registered",
         f"test_card_round_trip_and_reasons[{MODEL}]",
@@ -111,9 +114,21 @@ def run(scratch: Path, *arguments: str) -> None:
 
 
 @pytest.mark.reference
-def test_nothing_else_has_to_be_touched(scratch: Path) -> None:
-    asked = [f"{file}::{test}" for file, tests in OF_EACH_KIND.items() for test in tests]
-    whole = [file for file, tests in OF_EACH_KIND.items() if not tests]
+@pytest.mark.parametrize(
+    "tests",
+    [
+        OF_EACH_KIND,
+        pytest.param(
+            OF_ARCHITECTURES,
+            marks=pytest.mark.long("plugins/test_plugins.py::test_nothing_else_has_to_be_touched"),
+        ),
+    ],
+    ids=["each kind", "architectures"],
+)
+def test_nothing_else_has_to_be_touched(tests: dict[str, tuple[str, ...]], scratch: Path) -> None:
+    """`test_added.py` is among the first: it builds a network of the added family, and the added card."""
+    asked = [f"{file}::{test}" for file, names in tests.items() for test in names]
+    whole = [file for file, names in tests.items() if not names]
     run(scratch, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *whole, *asked)
 
 
