@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from _imports import HEIGHT, imports, modules, names_in, ours, room, within
 
 from clipjax.registry import PACKAGES
@@ -95,8 +94,9 @@ def test_only_golden_imports_torch() -> None:
                 assert not any(within(imported.name, lib) for lib in torch_like), f"{module}: {imported.name}"
 
 
-def loads(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def loads(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 WITHOUT_JAX = (
@@ -112,10 +112,19 @@ WITHOUT_JAX = (
 )
 
 
-@pytest.mark.parametrize("module", WITHOUT_JAX)
-def test_loads_without_jax(module: str) -> None:
-    code = f"import {module}, sys; sys.exit(bool({{'jax', 'torch', 'tensorflow'}} & set(sys.modules)))"
-    assert loads(code).returncode == 0
+_LOADED = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    if found := {"jax", "torch", "tensorflow"} & set(sys.modules):
+        sys.exit(f"{module} loads {found}")
+"""
+
+
+def test_loads_without_jax() -> None:
+    """One after the other in one process: the first that loads it is named."""
+    done = loads(_LOADED, *WITHOUT_JAX)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_suite_of_fine_tuning_is_read_without_importing_a_task() -> None:
