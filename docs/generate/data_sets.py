@@ -8,6 +8,7 @@ from clipjax.data.card_files import CardFile
 from clipjax.data.cards import DatasetCard, registered_cards
 from clipjax.data.file_words import checksum_kind, total_words, way, way_lines
 from docs.generate.markdown import code, section, table, text
+from docs.generate.samples import LIKE, sample_of
 
 DEMO = "Made by the demo"
 
@@ -16,12 +17,13 @@ def data_sets_part() -> str:
     """A section for each published data set or family of them, then one for those of the demo."""
     families = by_family(registered_cards())
     parts = [section(name, *_family(name, cards)) for name, cards in families.items() if not cards[0].demo]
+    shown = {demo: f"[`{name}`](#{name})" for name, demo in reversed(LIKE.items())}
     demo = [
-        [code(name), text(cards[0].title), _join(cards[0].tasks)]
+        [code(name), text(cards[0].title), _join(cards[0].tasks), shown.get(name, "")]
         for name, cards in families.items()
         if cards[0].demo
     ]
-    return "".join(parts) + section(DEMO, table(["data set", "what it is", "tasks"], demo))
+    return "".join(parts) + section(DEMO, table(["data set", "what it is", "tasks", "picture at"], demo))
 
 
 def files_part() -> str:
@@ -61,6 +63,7 @@ def _family(name: str, cards: Sequence[DatasetCard]) -> list[str]:
         text(first.title) if len(cards) == 1 else f"{len(cards)} data sets: {_variants(cards)}.",
         table(["", ""], rows),
         text(first.note or ""),
+        sample_of(name),
         "```text\n" + "\n".join(lines) + "\n```" if lines else "",
     ]
 

@@ -51,8 +51,9 @@ def stage(out: Path, parts: Parts) -> None:
     """
     wanted: dict[str, bytes | Path] = {}
     for name, path in pages().items():
-        text, linked = with_links(path.read_text(encoding="utf-8"), path, Path(name))
-        wanted[name] = with_parts(text, parts, name).encode()
+        whole = with_parts(path.read_text(encoding="utf-8"), parts, name)
+        text, linked = with_links(whole, path, Path(name))
+        wanted[name] = text.encode()
         wanted |= linked
     for name, content in wanted.items():
         _write(out / name, content)

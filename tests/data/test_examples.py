@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.analysis.figures.examples import examples_figure
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset
-from clipjax.data.examples import SIDE, examples_of
+from clipjax.data.examples import SIDE, Example, examples_of
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import UsageError
 
@@ -103,3 +104,9 @@ def test_what_a_licence_hides_is_not_shown(tmp_path: Path) -> None:
     card = dataclasses.replace(CARD, hidden="the hospital's licence")
     with pytest.raises(UsageError, match=r"the images of pets may not be shown: the hospital's licence$"):
         examples_of(data_set(tmp_path, card))
+
+
+def test_a_long_name_is_shown_by_its_end(tmp_path: Path) -> None:
+    example = Example((np.zeros((4, 4, 3), np.uint8),), "", f"folder/{'ab' * 20}.jpg")
+    drawn = examples_figure([example], "One", None, tmp_path / "one.svg").read_text()
+    assert f"...{('ab' * 20)[-27:]}.jpg" in drawn

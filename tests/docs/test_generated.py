@@ -24,6 +24,7 @@ from docs.generate.config_files import RECORDS
 from docs.generate.markdown import attributes, code, text
 from docs.generate.parts import PARTS
 from docs.generate.python import metric_modules
+from docs.generate.samples import FOLDER, LIKE, WITHOUT, cards_with_sample, sample_of
 from docs.generate.stage import DOCS, MARKER, pages, place_of, stage, with_links, with_parts
 
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::.*\n)*\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -79,6 +80,25 @@ def test_a_line_has_the_files_of_a_family_and_of_data_sets_that_share_them() -> 
     assert set(re.findall(r"`(\w+)(?::\*)?`", made("files"))) == with_files
 
 
+def test_every_published_data_set_has_a_licence_and_a_way_to_it() -> None:
+    published = [card for card in registered_cards() if not card.demo and card.name != "folder"]
+    assert len(published) > 100
+    assert [card.name for card in published if not card.licence or not (card.files or card.source)] == []
+
+
+def test_every_published_data_set_has_a_sample_or_a_reason() -> None:
+    """A sample is the demo's: a card of `LIKE` with `demo = true` is one that clipjax renders."""
+    published = {card.name.partition(":")[0] for card in registered_cards() if not card.demo}
+    assert LIKE.keys() | WITHOUT.keys() == published
+    assert not LIKE.keys() & WITHOUT.keys()
+    demo = {card.name.partition(":")[0] for card in cards_with_sample()}
+    assert demo == {*LIKE.values()}
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.png" for name in demo}
+    assert [path.name for path in FOLDER.iterdir() if path.stat().st_size > 100_000] == []
+    text_of_part = made("data_sets")
+    assert [name for name in published if sample_of(name) not in text_of_part] == []
+
+
 def test_every_refusal_of_the_list_is_there() -> None:
     listed = (Path(__file__).parents[1] / "refusals.txt").read_text(encoding="utf-8").splitlines()
     errors = [line.partition(": ")[2] for line in listed if line.startswith(("DataError", "UsageError"))]
@@ -130,6 +150,13 @@ def test_links_into_the_checkout_lead_to_copies() -> None:
     assert place_of(DOCS / "examples" / "x.py") == "examples/x.py"
     with pytest.raises(ValueError, match=r"docs/page\.md: the link to gone\.md leads nowhere"):
         with_links("[a](gone.md)", page, Path("page.md"))
+
+
+def test_pictures_of_generated_parts_are_copied(tmp_path: Path) -> None:
+    """A part's links are those of its page."""
+    parts: dict[str, Callable[[], str]] = dict.fromkeys(PARTS, str)
+    stage(tmp_path, parts | {"data_sets": lambda: sample_of("navi")})
+    assert (tmp_path / "pictures" / "samples" / "demo_navi.png").is_file()
 
 
 def test_a_page_that_is_gone_leaves_the_sources(tmp_path: Path) -> None:

@@ -37,11 +37,15 @@ def examples_figure(examples: Sequence[Example], title: str, licence: str | None
         for area, example in zip(areas, examples):
             area.imshow(_beside(example.images), interpolation="nearest")
             lines = textwrap.wrap(example.label, WIDE * each, max_lines=LINES, placeholder=" ...")
-            name = textwrap.shorten(example.name, WIDE * each, placeholder=" ...")
-            area.set_title("\n".join([*lines, name]), fontsize=8)
+            area.set_title("\n".join([*lines, _end_of(example.name, WIDE * each)]), fontsize=8)
         figure.suptitle(title, fontsize=10)
         figure.supxlabel(f"licence: {licence or 'not stated'}", fontsize=7, color=QUIET)
     return write_picture(figure, path)
+
+
+def _end_of(name: str, most: int) -> str:
+    """A name, or its last characters: folders differ less than files."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def _beside(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -112,6 +112,9 @@ def test_histograms_of_the_scores(runs, drawn, tmp_path):
     assert shown[0].get_ylabel() == "density of images"
     labels = shown[0].get_legend_handles_labels()[1]
     assert {"in distribution (n = 400)", "out of distribution (n = 120)"} <= set(labels)
+    for panel in shown:
+        low, high = panel.get_xlim()
+        assert sum(low <= tick <= high for tick in panel.get_xticks()) >= 5
 
 
 def test_every_score_of_the_task_has_a_name_there() -> None:

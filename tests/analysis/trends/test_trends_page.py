@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clipjax.analysis.figures.spec import load_spec
 from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.result_rows import published_rows
 from clipjax.results.store import ResultStore
@@ -32,3 +33,19 @@ def test_the_example(test_data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, namespace)
         assert printed.getvalue() == said
+    check_the_picture(namespace)
+
+
+def check_the_picture(names: dict[str, Any]) -> None:
+    """The differences that the page states below its picture, whose groups are those of its figure file."""
+    spec = load_spec(PAGE.parents[1] / "examples" / "two_trends.toml")
+    assert spec.difference == ("clip", "standard")
+    clip, standard = (names["training"][key] for key in spec.difference)
+    difference = names["compare_groups"](clip, standard)
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"at {difference.at:.0%} on ImageNet".replace("%", " %") in text
+    for name, part in (("offset", difference.offset), ("slope", difference.slope), ("tan", difference.tan)):
+        line = re.search(rf"^\* \*\*{name}\*\*: .* (-?[\d.]+) \[(.+), (.+)\]", text, flags=re.MULTILINE)
+        assert line is not None, name
+        found = (part.value, part.interval["lo"], part.interval["hi"])
+        assert [*map(float, line.groups())] == pytest.approx(found, abs=0.01), name  # other draws of models

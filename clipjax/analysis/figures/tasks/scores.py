@@ -136,7 +136,8 @@ def _score_panel(panel: Axes, values: np.ndarray, inside: np.ndarray) -> None:
     panel.axvline(threshold, color=QUIET, linestyle="--", linewidth=1, label="95 % of ID images above")
     panel.set_yticks([])
     panel.ticklabel_format(useOffset=False)
-    panel.locator_params(axis="x", nbins=4)
+    panel.locator_params(axis="x", nbins=6, min_n_ticks=5)
+    panel.tick_params(labelsize=7)
     panel.grid(visible=False)
 
 
