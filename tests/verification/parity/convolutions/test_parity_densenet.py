@@ -16,7 +16,7 @@ from _mutants import (
 from _parity import source_of
 
 from clipjax.models.families.convolutions import densenet
-from clipjax.models.modules import convolutions, pools
+from clipjax.models.modules import pools
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, flatten
 
@@ -86,7 +86,7 @@ def unactivated(call: Wrong) -> Wrong:
     [
         (pools, "max_pool", with_options(padding="tf_same"), "stem"),
         (densenet.jnp, "concatenate", in_front, "denseblock1.1"),
-        (convolutions, "average_pool", max_transition, "transition1"),
+        (pools, "average_pool", max_transition, "transition1"),
         (densenet.Transition, "__call__", no_relu, "transition1"),
         (densenet.DenseNet, "blocks", unactivated, "norm5"),
     ],
