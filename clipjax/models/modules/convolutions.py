@@ -61,12 +61,7 @@ def conv2d(
     groups = x.shape[-1] // kernel.shape[2]
     depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
 
-    def plain(x: Array, kernel: Array) -> Array:
-        return _convolve(x, kernel, height, width, stride=stride, groups=groups)
-
-    def dense(x: Array, kernel: Array) -> Array:
-        return _convolve(x, kernel, height, width, stride=stride)
-
+    plain, dense = (_plain(height, width, stride, of) for of in (groups, 1))
     if depthwise:
         ways = _of_channels(x, kernel, height, width, stride, padding)
         return checkpoint_name(
@@ -98,6 +93,15 @@ def _of_channels(
     if stride == 1 and padding != "none" and pays(x, len(kernel)):
         ways["frequencies"] = by_frequencies
     return ways
+
+
+def _plain(height: tuple[int, int], width: tuple[int, int], stride: int, groups: int) -> Callable[..., Array]:
+    """A convolution as XLA's own."""
+
+    def convolve(x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, height, width, stride=stride, groups=groups)
+
+    return convolve
 
 
 def _convolve(
