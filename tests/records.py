@@ -24,6 +24,7 @@
     row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
     keywords          clipjax/evaluation/evaluate.pyi: the keywords of clipjax.evaluate
+    forms             tests/models/forms.csv: the form that each layer takes in every pass
     house             docs/developers/architecture.svg and the layers in docs/developers/architecture.md
 
 A record that is as it should be is not written. Exits with 1 where one could not be rebuilt.
@@ -273,6 +274,15 @@ def keywords() -> None:
     write(_keywords.FILE, _keywords.stub())
 
 
+def forms() -> None:
+    import pytest
+
+    from tests.models import _forms
+
+    rows = [row for name in _forms.ARCHS for row in _forms.rows(name, pytest.MonkeyPatch())]
+    write(_forms.RECORD, _forms.text_of(rows))
+
+
 def house() -> None:
     import _house
 
@@ -286,7 +296,7 @@ RECORDS: dict[str, Callable[[], None]] = {
     for record in (
         *(open_clip, timm, parity, open_clip_parity, flops),
         *(tpu, gpu_aot, estimated_rates, cost, tested_versions, published, published_page, expected_cells),
-        *(row_schema, refusals, keywords, house),
+        *(row_schema, refusals, keywords, forms, house),
     )
 }
 

@@ -1,0 +1,144 @@
+"""The forms of layers: which one each layer of each family takes, and that none is taken by default."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from _long import mostly_long
+from flax import nnx
+
+from clipjax.models import network as networks
+from clipjax.models import param_tree
+from clipjax.models.arch import FAMILIES, family_of, load_arch, narrow_arch
+from clipjax.models.modules import forms, layers
+from clipjax.models.modules.binding import bind
+from clipjax.models.network import Network
+from tests.models import _forms
+from tests.models._modes import bound, mode_of
+
+FILES = Path(networks.__file__).parent
+RECORDED = _forms.recorded_rows()
+
+
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        _forms.ARCHS,
+        keep=[
+            *("ViT-B-32", "coca_ViT-B-32", "roberta-ViT-B-32", "EVA02-B-16", "PE-Core-B-16", "RN50"),
+            *("beit_base_patch16_224", "convnext_base", "mixer_b16_224", "prism-clip_l14_336-llama2_7b"),
+        ],
+        guard="models/test_forms.py::test_every_layer_takes_the_form_of_the_record",
+    ),
+)
+def test_every_layer_takes_the_form_of_the_record(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a change is meant: `.venv/bin/python tests/records.py forms`, and `_FAST` in models/version.py."""
+    assert _forms.rows(name, monkeypatch) == RECORDED[name]
+
+
+def test_the_record_has_every_family() -> None:
+    archs = [load_arch(name) for name in _forms.ARCHS]
+    towers = [tower for arch in archs for tower in (arch.vision, arch.text) if tower is not None]
+    assert {family_of(tower).name for tower in towers} == set(FAMILIES.own())
+    assert any(arch.language is not None for arch in archs)
+
+
+def test_every_form_is_taken_somewhere() -> None:
+    """But those of shapes that no narrow architecture has."""
+    found = {
+        (row[3], form)
+        for rows in RECORDED.values()
+        for row in rows
+        for cell in row[4:]
+        for form in re.findall(r"[a-z_]+(?= or | \d)", cell)
+    }
+    known = {(kind, form) for kind, of_kind in forms.FORMS.items() for form in of_kind}
+    assert known - found == {("attention", "few_heads"), ("few_queries", "repeated")}
+    assert found <= known
+
+
+def test_a_layer_of_another_mode_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms bound to another pass, as if a family made its own."""
+
+    def some(tower: nnx.Module, mode: object) -> nnx.Module:
+        bind(tower, mode)  # pyright: ignore[reportArgumentType]
+        for _, each in nnx.iter_modules(tower):
+            if isinstance(each, layers.LayerNorm):
+                bind(each, mode_of())
+        return tower
+
+    monkeypatch.setattr(param_tree, "bind", some)
+    monkeypatch.setattr(networks, "bound_graph", param_tree.bound_graph.__wrapped__)
+    name = "beit_base_patch16_224"
+    assert _forms.rows(name, monkeypatch) != RECORDED[name]
+
+
+def test_an_unbound_tower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(narrow_arch(load_arch("ViT-B-32")))
+    cases = list(_forms.passes(network, "cpu", "parity"))
+
+    def unbound(arch: Any, tower: str, _mode: Any) -> Any:
+        return param_tree.abstract_tree(arch, tower)[0]
+
+    monkeypatch.setattr(networks, "bound_graph", unbound)
+    for _, run, arguments in cases:
+        with pytest.raises(TypeError, match="is not bound to a mode: call "):
+            jax.eval_shape(lambda *inputs, run=run: run(*inputs), *arguments)  # traced anew
+
+
+def test_parity_has_no_form_for_a_tpu() -> None:
+    mode = mode_of(None, "tpu")
+    for kind in forms.FORMS:
+        assert forms.form(kind, mode, jnp.float32) == forms.form(kind, mode_of(None, "gpu"), jnp.float32)
+
+
+def test_the_compiler_chooses_only_where_no_platform_is_stated() -> None:
+    x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+    ways = {"windows": lambda x: x + 1, "reshaped": lambda x: x + 2}
+
+    def program(platform: str | None, dtype: Any = jnp.bfloat16) -> str:
+        run = lambda x: forms.in_form("average_pool", ways, x, mode=mode_of(None, platform))  # noqa: E731
+        return str(jax.make_jaxpr(run)(x.astype(dtype)))
+
+    assert program(None).count(" add ") == 2
+    assert [program(name).count(" add ") for name in ("cpu", "tpu")] == [1, 1]
+    assert program(None, jnp.float32).count(" add ") == 1
+
+
+def test_families_name_no_platform_and_no_mode() -> None:
+    """Which form runs where stands in modules/forms.py alone."""
+    for path in sorted(FILES.glob("families/**/*.py")):
+        named = set(names_of(path.read_text(encoding="utf-8")))
+        assert not named & {"mode", "Mode", "platform", "by_platform", "platform_dependent"}, path
+        assert not named & {"tpu", "cpu", "gpu", "cuda", "form", "in_form", "forms"}, path
+        assert not named & {"in_chunks", "any_cut", "by_frequencies"}, path
+
+
+def test_a_platform_in_a_family_is_found() -> None:
+    assert "mode" in names_of("def dense(tower, x, mode):\n    return tower(x)\n")
+    assert "tpu" in names_of('x = {"tpu": 1}')
+    assert "in_form" in names_of("from clipjax.models.modules.forms import in_form\n")
+
+
+def names_of(code: str) -> list[str]:
+    """Names, attributes, arguments, imports and texts of one word in a file."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        fields = [getattr(node, name, None) for name in ("id", "attr", "arg", "name", "value")]
+        found += [each for each in fields if isinstance(each, str)]
+    return found
+
+
+def test_a_familys_own_layers_are_bound() -> None:
+    class Own(layers.Layer):
+        def __init__(self) -> None:
+            self.inner = layers.ActivationLayer("gelu")
+
+    own = bound(Own(), mode_of(None, "tpu"))
+    assert own.mode == own.inner.mode == mode_of(None, "tpu")
