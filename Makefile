@@ -68,7 +68,7 @@ tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `cli
 
 gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/hardware/gpu.md); WHEELS=DIR: from a folder, without a network
 
-gpu-aot-env: .venv-gpu-aot/.installed  ## an environment with XLA's compiler for NVIDIA GPUs, for `clipjax models --aot h100`; needs no GPU (3 GB)
+gpu-aot-env: .venv-gpu-aot/.installed  ## an environment with XLA's compiler for NVIDIA GPUs, for `clipjax models --aot h100`; needs no GPU (2 GB)
 
 jobs-env: .venv-jobs/.installed  ## the clients that read files of jobs: SkyPilot, xpk, Kubernetes and Slurm, for a test (1 GB)
 
@@ -108,13 +108,13 @@ CUDA ?= $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/d
 	  --editable ".[cuda$(CUDA),reference,test]"
 	@touch $@
 
-# Without the libraries that only a run needs.
+# Without the libraries that only a run needs, cuDNN among them.
 .venv-gpu-aot/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-gpu-aot
 	.venv-gpu-aot/bin/python -m pip install --quiet --editable .
 	version=$$(.venv-gpu-aot/bin/python -c 'import jaxlib; print(jaxlib.__version__)') && \
 	.venv-gpu-aot/bin/python -m pip install --quiet --no-deps jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version \
-	  nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cudnn-cu12==9.28.0.42
+	  nvidia-cuda-nvcc-cu12==12.9.86
 	@touch $@
 
 # A client that does not install is named, and its test is skipped. Slurm's is unpacked, so that it is no command here.
