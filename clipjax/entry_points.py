@@ -1,7 +1,7 @@
 """Plug-ins of installed packages: entry points in the groups `clipjax.tasks`, ..., found without an import.
 
     [project.entry-points."clipjax.tasks"]
-    margin = "my_package.margin:TASK"       # module:record; the module states INTERFACE = 1
+    margin = "my_package.margin:TASK"       # module:record; the module states INTERFACE = 2
 
 docs/how_to/plugins.md has the contract.
 """

@@ -27,6 +27,16 @@ class Layer(nnx.Module):
         return self._mode
 
 
+def mode_of_block(block: nnx.Module) -> Mode:
+    """The mode of a block that runs in sequence. Raises TypeError if it is no `Layer`: it has none."""
+    if not isinstance(block, Layer):
+        raise TypeError(
+            f"{type(block).__name__} runs as a block in sequence, but has no mode: make it a subclass of "
+            "clipjax.models.modules.binding.Layer"
+        )
+    return block.mode
+
+
 def bind(module: M, mode: Mode) -> M:
     """The module itself, each `Layer` in it bound to the mode."""
     for _, each in nnx.iter_modules(module):

@@ -1,4 +1,4 @@
-"""Convolutions, padding, patches, BatchNorm and pooling of maps [B, H, W, C]; `layers.py` has the rules."""
+"""Convolutions, padding, patches and BatchNorm of maps [B, H, W, C]; `layers.py` has the rules."""
 
 from __future__ import annotations
 

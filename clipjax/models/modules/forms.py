@@ -63,7 +63,7 @@ FORMS: dict[str, dict[str, When]] = {
     "windows": {"by_place": FAST_ON_TPU_BY_COMPILER, "by_image": ALWAYS},
     # tokens.py
     "lookup": {"product": FAST_ON_TPU_TRAINING, "rows": ALWAYS},
-    # convolutions.py
+    # convolutions.py, pools.py
     "depthwise": {
         "frequencies": FAST_ON_TPU_INFERENCE,
         "gradient_by_pixels": TRAINING_ON_CPU,
@@ -76,11 +76,11 @@ FORMS: dict[str, dict[str, When]] = {
     "batch_norm": {"input_kept": TRAINING_ON_CPU, "plain": ALWAYS},
     "average_pool": {"windows": FAST_ON_TPU_BY_COMPILER, "reshaped": ALWAYS},
     "max_pool": {"shifted": ON_CPU, "windows": ALWAYS},
-    # blocks.py and the network
+    # sequence.py, and whole towers (network.py)
     "blocks": {"written_out": TRAINING_ON_CPU, "scanned": ALWAYS},
     "kept": {"few": FAST_ON_TPU_TRAINING, "products": When(training=True), "nothing": ALWAYS},
     "batch": {"chunks": FAST_ON_TPU_INFERENCE, "whole": ALWAYS},
-    # a decoder's
+    # language/transformer.py, language/decoder.py
     "decoder_projections": {"apart": FAST_ON_TPU, "plain": ALWAYS},
     "few_queries": {"repeated": FAST_ON_TPU, "plain": ALWAYS},
     "cache": {"joined_heads": FAST_ON_TPU, "heads": ALWAYS},

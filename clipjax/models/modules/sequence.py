@@ -14,10 +14,11 @@ from jax import Array
 from clipjax.models.chunks import in_chunks
 from clipjax.models.cut import any_cut, whole
 from clipjax.models.modules.attention import KEPT
+from clipjax.models.modules.binding import mode_of_block
 from clipjax.models.modules.convolutions import Conv
 from clipjax.models.modules.forms import form
 from clipjax.models.modules.layers import Block
-from clipjax.models.training import PRODUCT, Mode, statistics
+from clipjax.models.training import PRODUCT, statistics
 from clipjax.models.unstacked import each_block, is_unstacked
 
 M = TypeVar("M", bound=nnx.Module)
@@ -46,7 +47,8 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
     Returns: the last output; if `capture`, all outputs on a new leading axis.
     """
     if not (capture or shared) and _chunked(blocks, x):
-        return in_chunks(lambda some: _scan(blocks, some, capture=False)[0], x, blocks.mode.devices), None
+        devices = mode_of_block(blocks).devices
+        return in_chunks(lambda some: _scan(blocks, some, capture=False)[0], x, devices), None
     return _scan(blocks, x, *shared, capture=capture)
 
 
@@ -54,7 +56,7 @@ def _chunked(blocks: Any, x: Array) -> bool:
     convolutions = (each for _, each in nnx.iter_modules(blocks) if isinstance(each, Conv))
     if not any(each.by_frequencies(x) for each in convolutions) or any_cut(blocks):  # chunks gather anew
         return False
-    return form("batch", blocks.mode, x.dtype) == "chunks"
+    return form("batch", mode_of_block(blocks), x.dtype) == "chunks"
 
 
 def _scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Array | None]:
@@ -65,7 +67,7 @@ def _scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Ar
             written_out.append(x)
         return x, (jnp.stack(written_out) if capture else None)
     ways = ("written_out", "scanned") if statistics(blocks) else ("scanned",)
-    unrolled = form("blocks", blocks.mode, x.dtype, ways) == "written_out"
+    unrolled = form("blocks", mode_of_block(blocks), x.dtype, ways) == "written_out"
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:
         x, new_statistics = _called(whole(block), x, *shared, loop=not unrolled)
@@ -79,7 +81,7 @@ def _scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Ar
 
 def kept(step: Callable[..., Any], blocks: Any) -> Callable[..., Any]:
     """A step of a scan over `blocks`; where the pass recomputes activations it keeps what it is given."""
-    return jax.checkpoint(step) if blocks.mode.remat else step
+    return jax.checkpoint(step) if mode_of_block(blocks).remat else step
 
 
 def apply(block: Any, x: Array, *shared: Any) -> Array:
@@ -90,15 +92,15 @@ def apply(block: Any, x: Array, *shared: Any) -> Array:
 
 def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]:
     """A block's output and its new statistics: scan and checkpoint run a copy and lose writes to it."""
-    mode: Mode = block.mode
+    mode = mode_of_block(block)
 
     def pure(block: Any, x: Array, *shared: Any) -> tuple[Array, Any]:
         x = block(x, *shared)
         return x, {} if mode.batch_norm == "frozen" else statistics(block)
 
-    kept = form("kept", mode, x.dtype, None if isinstance(block, Block) else ("products", "nothing"))
+    keeps = form("kept", mode, x.dtype, None if isinstance(block, Block) else ("products", "nothing"))
     if mode.training is not None and (mode.remat or not statistics(block)):
-        policy = None if mode.remat else _POLICIES[kept]
+        policy = None if mode.remat else _POLICIES[keeps]
         # In a loop XLA cannot merge the two passes, so the guard against that is not needed.
         pure = jax.checkpoint(pure, prevent_cse=not loop, policy=policy)
     return pure(block, x, *shared)
