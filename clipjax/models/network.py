@@ -34,6 +34,7 @@ from clipjax.models.param_tree import (
     check_tree,
     draw,
     draw_now,
+    is_param,
     precise_paths,
 )
 from clipjax.models.precision import DTYPE, MATMUL, Precision
@@ -425,10 +426,11 @@ class Network:
         graphdef = bound_graph(self.arch, name, mode)
         precise = precise_paths(self.arch, name)
 
-        def cast(path: Any, leaf: Any) -> Array:
-            return jnp.asarray(leaf, jnp.float32 if path in precise else DTYPE[precision])
+        def cast(path: Any, leaf: Any) -> Any:
+            dtype = jnp.float32 if path in precise else DTYPE[precision]
+            return jax.tree.map(lambda part: jnp.asarray(part, dtype), leaf)
 
-        return nnx.merge(graphdef, jax.tree.map_with_path(cast, leaves))
+        return nnx.merge(graphdef, jax.tree.map_with_path(cast, leaves, is_leaf=is_param))
 
 
 def _inference(platform: str | None = None, devices: int = 1) -> Mode:

@@ -138,7 +138,7 @@ def check_tree(params: Params, abstract: Params, where: str) -> None:
     """Raises DataError on wrong names or shapes: merging alone would accept a wrong shape."""
     actual, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
-        for leaves in (jax.tree.leaves_with_path(tree, is_leaf=_is_param) for tree in (params, abstract))
+        for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_param) for tree in (params, abstract))
     )
     for name in sorted(actual.keys() | wanted.keys()):
         if actual.get(name) != wanted.get(name):
@@ -147,8 +147,9 @@ def check_tree(params: Params, abstract: Params, where: str) -> None:
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
-    return leaf.shape if _is_param(leaf) else jnp.shape(leaf)
+    return leaf.shape if is_param(leaf) else jnp.shape(leaf)
 
 
-def _is_param(leaf: Any) -> bool:
+def is_param(leaf: Any) -> bool:
+    """Whether a node of a tree is one param in several arrays: cut over devices, or in its blocks."""
     return is_cut(leaf) or is_unstacked(leaf)

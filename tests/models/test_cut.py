@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
 from clipjax.devices.sharding import make_mesh, params_sharding
+from clipjax.embeddings.placements import seen_whole
 from clipjax.models import param_tree
 from clipjax.models.arch import arch_records, load_arch, narrow_arch
 from clipjax.models.cut import FSDP, STACKS
-from clipjax.models.modules import sequence
+from clipjax.models.modules import maps, sequence
+from clipjax.models.network import Network
 
 
 def one_of_each() -> list[str]:
@@ -66,3 +69,26 @@ def test_a_stack_is_cut_after_its_layers() -> None:
         "stage1": {"rest": {"kernel": PartitionSpec(None, "data")}},
         "kernel": PartitionSpec("data"),
     }
+
+
+def test_a_cut_param_keeps_the_dtype_that_it_has_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In "fast" BiT's raw kernels stay float32: those of rounded weights would have other statistics."""
+    found, standardize = [], maps.standardize
+
+    def recorded(kernel: Any, eps: float) -> Any:
+        found.append(kernel.dtype)
+        return standardize(kernel, eps)
+
+    monkeypatch.setattr(maps, "standardize", recorded)
+    network, mesh = Network(narrow_arch(load_arch("resnetv2_50x1_bit"))), make_mesh()
+    params, size = {"vision": network.abstract_params()["vision"]}, network.arch.vision.image_size
+    specs = jax.tree.map(lambda sharding: sharding.spec, params_sharding(params, mesh, FSDP))
+
+    def encode(params: Any, images: jax.Array) -> jax.Array:
+        return network.encode_image(seen_whole(params, specs, mesh.size), images, precision="fast")
+
+    split = PartitionSpec("data")
+    run = jax.shard_map(encode, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False)
+    jax.eval_shape(run, params, jax.ShapeDtypeStruct((mesh.size, size, size, 3), jnp.float32))
+    assert len(found) > 10
+    assert set(found) == {jnp.dtype("float32")}
