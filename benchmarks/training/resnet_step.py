@@ -27,6 +27,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
 
+from clipjax.models.modules.binding import bind  # noqa: E402
 from clipjax.models.modules.convolutions import BatchNorm, conv2d  # noqa: E402
 from clipjax.models.training import Mode, Training  # noqa: E402
 
@@ -163,7 +164,7 @@ def norm(batch: int, side: int, channels: int, part: str) -> Sides:
     x, dy = arrays((batch, side, side, channels), (batch, side, side, channels))
 
     def forward(x: Any) -> Any:
-        return jax.nn.relu(BatchNorm(channels, eps=1e-5)(x, MODE))
+        return jax.nn.relu(bind(BatchNorm(channels, eps=1e-5), MODE)(x))
 
     ours: Callable[..., Any] = jax.jit(forward)
     given: list[Any] = [jnp.asarray(x)]
