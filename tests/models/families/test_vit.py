@@ -19,7 +19,7 @@ from torch.nn import LayerNorm
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families.patches.vit import LAYER_SCALE_INIT, PatchEmbed, ViTConfig
-from clipjax.models.modules.pooling import CocaPool
+from clipjax.models.modules.attention_pools import CocaPool
 from clipjax.models.network import Network
 from converters.engine import flatten
 from tests.models._modes import bound

@@ -15,7 +15,7 @@ Params, in parentheses those of some variants: patch_embed/kernel [P,P,3,D] (pat
 (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias}, blocks/attn/{q,k,v}/kernel
 (blocks/attn/{q,k,v}/bias), blocks/attn/out/{kernel,bias}, (blocks/{ls_1,ls_2}/scale),
 blocks/mlp/{c_fc,c_proj}/{kernel,bias} (blocks/mlp/gate/{kernel,bias}), ln_post/{scale,bias}, (pool/... as in
-pooling.py), (proj/{kernel [D,E],bias}).
+attention_pools.py), (proj/{kernel [D,E],bias}).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.eva import INIT, EvaMlp, in_halves, rotate
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import attention, layers, sequence, tokens
+from clipjax.models.modules.attention_pools import MapPool
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.initializers import normal
-from clipjax.models.modules.pooling import MapPool
 
 TEMPERATURE = {"columns_first": 10000.0, "centred": 100.0}
 

@@ -14,7 +14,7 @@ stem patch_embed/conv{0..}/kernel [p,p,I,O], (patch_embed/conv{last}/bias [D]), 
 bias,mean,var} [O]; (class_embedding [D]), (register_embedding [R,D]), (distillation_embedding [D]),
 positional_embedding [N,D], (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
-(pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa;
+(pool/... as in attention_pools.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa;
 proj/{kernel,bias} with a bias).
 """
 
@@ -35,8 +35,8 @@ from jaxtyping import Float
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.modules import convolutions, layers, sequence, tokens
+from clipjax.models.modules.attention_pools import CocaPool, MapPool
 from clipjax.models.modules.initializers import normal, variance_scaling
-from clipjax.models.modules.pooling import CocaPool, MapPool
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
 

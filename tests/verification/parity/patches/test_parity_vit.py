@@ -17,7 +17,7 @@ from _parity import Case, case_of, narrow_case, source_of
 
 from clipjax.models.arch import arch_names, load_arch
 from clipjax.models.families.patches import vit
-from clipjax.models.modules import pooling
+from clipjax.models.modules import attention_pools
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import ConversionError, conversion_of, detect_table, export, flatten, nest
@@ -327,7 +327,7 @@ def test_norm_of_queries_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
         query = jnp.broadcast_to(pool.query[:1], (len(tokens), 1, pool.query.shape[1]))
         return pool.attn(query, pool.ln_k(tokens))[:, 0]
 
-    monkeypatch.setattr(pooling.CocaPool, "__call__", read)
+    monkeypatch.setattr(attention_pools.CocaPool, "__call__", read)
     assert case(COCA).first_difference() == "vision.pooled"
 
 
@@ -336,5 +336,5 @@ def test_residual_of_the_pool_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
         query = jnp.broadcast_to(pool.query[...], (len(tokens), 1, tokens.shape[-1]))
         return pool.mlp(pool.ln(pool.attn(query, tokens)[:, 0]))
 
-    monkeypatch.setattr(pooling.MapPool, "__call__", read)
+    monkeypatch.setattr(attention_pools.MapPool, "__call__", read)
     assert case(SIGLIP).first_difference() == "vision.pooled"
