@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float, Int
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import form
 
+# Of a table that is read by a product, as CLIP's 49,408 and RoBERTa's 50,265 are. A product with XLM-R's
+# 250,002 would be up to twice the work of its tower.
+MOST_ROWS = 2**16
+
 
 def shrink_outputs_by_depth(blocks: Any, depth: int) -> None:
     """Deeper of `depth` stacked blocks start with a smaller output (timm's `fix_init_weight`)."""
@@ -36,7 +40,8 @@ class Lookup(Layer):
 
     def __call__(self, table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         rows = table[...]
-        if form("lookup", self.mode, rows.dtype) == "product":
+        among = None if len(rows) <= MOST_ROWS else ("rows",)
+        if form("lookup", self.mode, rows.dtype, among) == "product":
             return jax.nn.one_hot(ids, len(rows), dtype=rows.dtype) @ rows
         # Ids come from the tokenizer, so they are in range: "clip" spares the default's NaN fill.
         return jnp.take(rows, ids, axis=0, mode="clip")

@@ -52,6 +52,15 @@ def test_rows_looked_up_by_products_are_the_same() -> None:
     assert jnp.array_equal(ends, same)
 
 
+@pytest.mark.parametrize(("rows", "product"), [(49_408, True), (250_002, False)])  # CLIP's, XLM-R's
+def test_the_largest_tables_are_read_row_by_row(rows: int, product: bool) -> None:
+    def read(table: jax.Array, ids: jax.Array) -> jax.Array:
+        return bound(Lookup(), ON_TPU)(nnx.Param(table), ids)
+
+    table, ids = jax.ShapeDtypeStruct((rows, 8), jnp.bfloat16), jax.ShapeDtypeStruct((2, 3), jnp.int32)
+    assert ("dot_general" in str(jax.make_jaxpr(read)(table, ids))) is product
+
+
 def test_a_block_keeps_its_sums() -> None:
     """The backward pass takes again neither the two means of each norm nor the softmax's sum."""
     init = jax.nn.initializers.normal()
