@@ -147,7 +147,7 @@ def attend_in_slabs(
             scores = jnp.matmul(
                 queries * (own * width**-0.5), keys.swapaxes(-1, -2), preferred_element_type=jnp.float32
             )
-            weights = attention.exponentials(scores + bias[:, start + i, None])
+            weights = attention.exponentials(scores + bias[:, start + i, None].astype(jnp.float32))
             weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
             mixed += jnp.matmul(weights, values * own, preferred_element_type=jnp.float32)
         outputs.append(mixed.astype(v.dtype))
