@@ -21,8 +21,8 @@ from clipjax.embeddings import beginnings
 from clipjax.embeddings.beginnings import SplitTexts, encode_shared, shared
 from clipjax.embeddings.forward import TEXT_BATCH
 from clipjax.models.arch import load_arch, narrow_arch
-from clipjax.models.families.texts import text
 from clipjax.models.modules import attention
+from clipjax.models.modules.tokens import Lookup
 from clipjax.models.network import Network
 
 CONTEXT, LONGEST, REST = 16, 8, 6
@@ -199,8 +199,8 @@ def difference(models: dict[str, Any], cheap: None) -> Callable[[], float]:
 
 
 def _positions_from_zero(lookup: Any) -> Any:
-    def wrong(table: Any, ids: Any) -> Any:
-        return lookup(table, ids - ids[:, :1] if table.shape[0] == CONTEXT else ids)
+    def wrong(layer: Any, table: Any, ids: Any) -> Any:
+        return lookup(layer, table, ids - ids[:, :1] if table.shape[0] == CONTEXT else ids)
 
     return wrong
 
@@ -220,12 +220,12 @@ def _rest(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
     ("owner", "attribute", "wrong"),
     mostly_long(
         [
-            (text, "lookup", _positions_from_zero),
+            (Lookup, "__call__", _positions_from_zero),
             (Network, "finish_texts", _rest(beginning=lambda rest: (rest.beginning + 1) % 4)),
             (Network, "finish_texts", _rest(length=lambda rest: jnp.maximum(rest.length - 1, 1))),
             (attention, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
         ],
-        keep=[text, attention],
+        keep=[Lookup, attention],
         guard="embeddings/test_beginnings.py::test_a_mistake_is_seen",
     ),
     ids=["positions from zero", "another beginning", "read out before the end", "not causal"],
