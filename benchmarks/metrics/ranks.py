@@ -114,7 +114,7 @@ def front_of(means: np.ndarray, better: np.ndarray, costs: np.ndarray) -> tuple[
     worse_than = [tuple(map(str, np.flatnonzero(column))) for column in better.T]
     models = [RankedModel(str(k), "", float(m), 1, 1, worse_than[k]) for k, m in enumerate(means)]
     cost = Cost("cost", "", "lower", {str(k): float(c) for k, c in enumerate(costs)})
-    return pareto_front(Place("", "", "", 0, tuple(models), (), {}), cost).models
+    return pareto_front(Place("", "", "", 0, tuple(models), (), {}, ""), cost).models
 
 
 def verdicts_hold(models: tuple[FrontModel, ...], costs: np.ndarray, accuracy: np.ndarray) -> bool:

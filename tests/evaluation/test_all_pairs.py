@@ -182,6 +182,7 @@ def test_named_runs_may_differ_and_say_in_what(tmp_path: Path) -> None:
     code, text = shown(tmp_path, *runs)
     assert code == 0
     assert "zeroshot on d, prompts: single (A), openai_7 (B), openai_80 (C)" in text
+    assert "measured with" not in text
     with pytest.raises(UsageError, match="a is named twice: name 3 different models"):
         compare_models(["a", "b", "a"], tmp_path)
 
@@ -196,6 +197,7 @@ def test_the_command_prints_values_pairs_and_the_family(folder: Path) -> None:
     assert "\nA: a\nB: b\nC: c\n" in text
     assert "95% holds for all 3 differences of pairs of models in 1 metric together" in text
     assert "p (Holm): corrected for the 3 differences of headline metrics" in text
+    assert "zeroshot on d: measured with prompts single, precision parity" in text
     record = json.loads(shown(folder, "a", "b", "c", "--json")[1])
     assert record["models"] == ["a", "b", "c"]
     assert record["numbers"][0]["differences"][0]["models"] == ["a", "b"]

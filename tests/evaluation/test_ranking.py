@@ -16,6 +16,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.comparison import alike_runs
 from clipjax.evaluation.comparison.ranking import rank_models
 from clipjax.evaluation.comparison.run_pairs import RunFilter
+from clipjax.results.store import ResultStore
 from clipjax.tasks.task import Measure
 
 ACCURACY = {"a": 0.9, "b": 0.88, "c": 0.5, "d": 0.2}
@@ -52,6 +53,7 @@ def test_the_command_prints_ranks_and_the_family(folder):
     code, text = shown(folder)
     assert code == 0, text
     assert re.search(r"1-2 +a +0\.9", text)
+    assert "measured with prompts single, precision parity" in text
     assert "cannot be told from the best: a, b" in text
     assert "95% holds for all 12 ordered pairs of models; a difference counts above 2." in text
     record = json.loads(shown(folder, "--json")[1])
@@ -101,6 +103,9 @@ def test_a_classifier_does_not_bring_models_with_different_prompts_together(fold
     [place] = rank_models(folder, "top1").places
     assert {each.model for each in place.models} == {*ACCURACY, "classifier"}
     assert place.left_out == {"other": "measured with prompts openai_80, not single"}
+    assert place.way.startswith("prompts single, ")
+    rows = [row for row in ResultStore(folder).rows() if row["model"] in ("a", "classifier")]
+    assert alike_runs.way_in_words(rows) == alike_runs.way_in_words(rows[::-1]) == place.way
 
 
 def test_a_way_of_measuring_is_chosen(folder):
@@ -112,6 +117,7 @@ def test_a_way_of_measuring_is_chosen(folder):
         "a",
     ]
     assert place.left_out["c"] == "measured with prompts single, not openai_80"
+    assert place.way.startswith("prompts openai_80, precision parity")
 
 
 def test_data_sets_are_one_family_unless_asked(folder):

@@ -25,6 +25,7 @@ class Place:
     Attributes:
         not_told_from_best: models that no other is decidedly better than.
         left_out: models -> why.
+        way: how the models were measured, as far as options choose: "prompts single, precision fast".
     """
 
     task: str
@@ -34,6 +35,7 @@ class Place:
     models: tuple[RankedModel, ...]
     not_told_from_best: tuple[str, ...]
     left_out: Mapping[str, str]
+    way: str
 
 
 @dataclass(frozen=True)

@@ -294,13 +294,17 @@ def _lines_of_many(found: ModelComparison, letters: dict[str, str]) -> Iterator[
     yield f"intervals: {found.level:.0%} holds for {found.family}; {width}"
     tests = sum(len(number.differences) for number in found.numbers if number.headline)
     yield f"p (Holm): corrected for the {counted(tests, 'difference')} of headline metrics"
+    alike: dict[str, list[str]] = {}
+    for place, way in found.ways.items():
+        alike.setdefault(way, []).append(place)
+    yield from (f"{', '.join(of)}: measured with {way}" for way, of in alike.items() if way)
     for key, places in found.differs.items():
         for place, values in places.items():
             yield f"{place}, {key}: {', '.join(f'{_said(v)} ({letters[m]})' for m, v in values.items())}"
-    alike: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for place, names in found.left_out.items():
         for name, why in names.items():
-            alike.setdefault((name, why), []).append(place)
-    for (name, why), of in alike.items():
+            reasons.setdefault((name, why), []).append(place)
+    for (name, why), of in reasons.items():
         yield f"{', '.join(of)}: {name} is left out: {why}"
     yield from (f"{place} is left out: {why}" for place, why in found.not_compared.items())

@@ -99,6 +99,7 @@ def _show(place: Place) -> None:
         ["rank", "model", place.metric],
         [[rank_text(each.best, each.worst), each.model, f"{each.value:.4f}"] for each in place.models],
     )
+    say(visible(f"measured with {place.way}"))
     say(visible(f"cannot be told from the best: {', '.join(place.not_told_from_best)}"))
     for model, why in place.left_out.items():
         say(visible(f"{model} is left out: {why}"))

@@ -68,6 +68,15 @@ def ways_of(row: Row) -> dict[str, str]:
     return {k: v for k, v in how(row).items() if not (k in OF_PROMPTS and has_own_prompts(row))}
 
 
+def way_in_words(rows: Sequence[Row]) -> str:
+    """How rows that agree were measured, of what `RunFilter` chooses: "prompts single, precision fast"."""
+    every: dict[str, str] = {}
+    for row in rows:
+        every |= ways_of(row)
+    said = ((field, every.get(way, "None")) for field, way in WAY_OF.items())
+    return ", ".join(f"{field} {value}" for field, value in said if value != "None")
+
+
 def _agrees(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError, counted, unknown_name
+from clipjax.evaluation.comparison.alike_runs import way_in_words
 from clipjax.evaluation.comparison.many_numbers import PairTests, tested_resampled, tested_shares
 from clipjax.evaluation.comparison.metric_limits import within_range
 from clipjax.evaluation.comparison.ranking import DRAWS
@@ -81,6 +82,8 @@ class ModelComparison:
     Attributes:
         family: the differences for which the intervals hold together, in words.
         critical: the half-width of an interval, in standard errors; None without any.
+        ways: how the runs of a task and data set were measured, as far as options choose ("prompts single,
+            precision fast"); nothing if runs were named.
         differs: settings that differ between runs that were named ("prompts") -> by task and data set, model.
         left_out: "zeroshot on d" -> model or metric -> why.
         not_compared: "zeroshot on d" -> why.
@@ -92,6 +95,7 @@ class ModelComparison:
     family: str
     critical: float | None
     draws: int
+    ways: Mapping[str, str]
     differs: Mapping[str, Mapping[str, Mapping[str, Any]]]
     left_out: Mapping[str, Mapping[str, str]]
     not_compared: Mapping[str, str]
@@ -146,6 +150,7 @@ def compare_models(
         _family(tests),
         critical,
         draws,
+        {} if named else {place.name: way_in_words(place.rows) for place, names in shown if names},
         _differences(places if named else []),
         {place.name: place.left_out | _without(place, metrics) for place in places},
         not_compared,

@@ -22,7 +22,7 @@ import pyarrow as pa
 from clipjax.analysis.rows.model_ranking import ModelRanking, Place, RankedModel
 from clipjax.analysis.rows.pivot import better_end
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.evaluation.comparison.alike_runs import LazyColumns, alike, met, on_same_images
+from clipjax.evaluation.comparison.alike_runs import LazyColumns, alike, met, on_same_images, way_in_words
 from clipjax.evaluation.comparison.run_pairs import RunFilter
 from clipjax.guards import known_name
 from clipjax.metrics.uncertainty.bootstrap import generator
@@ -303,4 +303,5 @@ def _place(
         for k in order
     )
     first = tuple(each.model for each in models if not each.worse_than)
-    return Place(*place, metric, measured.right.shape[1], models, first, measured.left_out)
+    way = way_in_words(measured.rows)
+    return Place(*place, metric, measured.right.shape[1], models, first, measured.left_out, way)

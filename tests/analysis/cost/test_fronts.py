@@ -30,7 +30,7 @@ def place(values: dict[str, float], better: dict[str, tuple[str, ...]]) -> Place
         RankedModel(name, f"run of {name}", value, 1, 1, better.get(name, ()))
         for name, value in values.items()
     )
-    return Place("zeroshot", "d", "top1", 100, models, (), {"other": "measured on 3 other images"})
+    return Place("zeroshot", "d", "top1", 100, models, (), {"other": "measured on 3 other images"}, "")
 
 
 def test_a_front_by_hand() -> None:
