@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,7 +42,7 @@ from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.models.network import Network
-from clipjax.models.precision import DTYPE, Precision
+from clipjax.models.precision import Precision
 from clipjax.storage.digests import sha256_bytes
 
 STEPS = 128  # as vlm-evaluation's max_new_tokens
@@ -253,7 +253,7 @@ class AnswerStream(ImageStream):
         """Whole params if they fit a device with half again as much for what is computed from them."""
         if placement != AUTO:
             return placement
-        placed = jax.eval_shape(functools.partial(_held, self.precision), dict(self.model.params))
+        placed = jax.eval_shape(self._params)
         needed = bytes_of(placed) * 3 // 2
         return REPLICATED if fits(lambda: needed, placed) else SHARDED
 
@@ -268,16 +268,14 @@ class AnswerStream(ImageStream):
         pixels = tuple(preprocess.mean), tuple(preprocess.std)
         program = _Program(network, language.decoder, self.precision, self.steps, self.prompts.stop, *pixels)
         step = _whole_step(program, local_mesh()) if placement == REPLICATED else _cut_step(program)
-        return on_devices(step, _held(self.precision, self.model.params), per_device_batch, self.model)
+        return on_devices(step, self._params(), per_device_batch, self.model)
+
+    def _params(self) -> dict[str, Any]:
+        assert self.model.network is not None
+        return self.model.network.in_precision(dict(self.model.params), self.precision)
 
     def inputs(self, batch: Batch, rows: np.ndarray) -> Any:
         return {"pixels": batch.inputs, **self.prompts.batch(rows)}
-
-
-def _held(precision: Precision, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The params as devices hold them: the decoder's in "fast" as bfloat16, however they were loaded."""
-    decoder = jax.tree.map(lambda leaf: leaf.astype(DTYPE[precision]), params["decoder"])
-    return {**params, "decoder": decoder}
 
 
 @dataclass(frozen=True)

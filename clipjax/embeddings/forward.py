@@ -173,7 +173,7 @@ def _network_forward(
     model: Encoder, network: Network, precision: Precision, output: str, per_device_batch: int, placement: str
 ) -> Forward:
     step = image_step(model, precision, output, local_mesh(), placement)
-    params = {"vision": model.params["vision"]}
+    params = network.in_precision({"vision": model.params["vision"]}, precision)
     forward = on_devices(step, params, per_device_batch, model)
 
     def memory() -> int:
@@ -207,7 +207,7 @@ def choose_placement(
     network, mesh = model.network, local_mesh()
     if network is None:
         return REPLICATED
-    params = {"vision": network.abstract_params()["vision"]}
+    params = network.abstract_tower("vision", precision)
 
     def needed() -> int | None:
         enable_compile_cache()
@@ -305,10 +305,12 @@ def _image_step(
     std: tuple,
     placement: str = REPLICATED,
 ) -> Step:
+    platform = _stated(mesh, precision)
+
     def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
         compiled[ProgramKey(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
         images = normalize(pixels, mean, std)
-        features = network.encode_image(params, images, precision=precision, platform=_tpu(mesh))
+        features = network.encode_image(params, images, precision=precision, platform=platform)
         return unit_norm(features) if unit else features
 
     where = tower_sharding(network, mesh, placement)
@@ -319,16 +321,19 @@ def _image_step(
 def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     """Token ids [B, L] to unit-norm features, params whole on each device."""
 
+    platform = _stated(mesh, precision)
+
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         compiled[ProgramKey(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
-        return unit_norm(network.encode_text(params, ids, precision=precision, platform=_tpu(mesh)))
+        return unit_norm(network.encode_text(params, ids, precision=precision, platform=platform))
 
     return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
 
 
-def _tpu(mesh: Mesh) -> str | None:
-    """ "tpu" or None: the stored bits of a CPU and a GPU come from programs that name no platform."""
-    return "tpu" if platform_of(mesh) == "tpu" else None
+def _stated(mesh: Mesh, precision: Precision) -> str | None:
+    """The platform that a program states: the bits that "parity" stored on a CPU or GPU are of none."""
+    platform = platform_of(mesh)
+    return platform if precision == "fast" or platform == "tpu" else None
 
 
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
@@ -340,8 +345,9 @@ def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndar
     enable_compile_cache()
     mesh, network = local_mesh(), model.network
     assert network is not None
-    step = text_step(network, mesh, known_precision(precision))
-    params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
+    known = known_precision(precision)
+    step = text_step(network, mesh, known)
+    params = jax.device_put(network.in_precision({"text": model.params["text"]}, known), replicated(mesh))
     size = TEXT_BATCH * mesh.size
 
     return lambda ids: in_steps(step, params, token_ids(ids, network.arch), size)

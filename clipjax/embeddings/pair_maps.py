@@ -75,7 +75,8 @@ class PairStream(Stream):
         network = self.model.network
         assert network is not None
         step = _maps_step(network, self.mesh, self.precision, self.recipe, placement)
-        return on_devices(step, {"vision": self.model.params["vision"]}, per_device_batch, self.model)
+        params = network.in_precision({"vision": self.model.params["vision"]}, self.precision)
+        return on_devices(step, params, per_device_batch, self.model)
 
     def batches(self, order: Order) -> Generator[Batch]:
         """Inputs are a `Pair` with an array [B, ...] for each of a pair's."""

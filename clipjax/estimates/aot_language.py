@@ -210,8 +210,10 @@ def _positions(card: Card) -> int:
 
 
 def _params(card: Card, precision: Precision, mesh: Mesh) -> Any:
-    """Decoder in the dtype of the precision, image tower and projector in float32."""
-    params = Network(card.arch).abstract_params(precision)
+    network = Network(card.arch)
+    params = jax.eval_shape(
+        functools.partial(network.in_precision, precision=precision), network.abstract_params()
+    )
     decoder = params.pop("decoder")
     shardings = decoder_sharding(_decoder(card).config, decoder, mesh)
     rest = jax.tree.map(lambda leaf: abstract_on(leaf, replicated(mesh)), params)

@@ -53,7 +53,7 @@ def forward_of(
     """
     where: Any = {"precision": precision, "platform": platform, "devices": devices}
     network = Network(card.arch)
-    params = {tower: network.abstract_params()[tower]}
+    params = network.abstract_tower(tower, precision)
     if tower == "text":
         assert card.arch.text is not None
         ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)

@@ -34,8 +34,7 @@ from clipjax.models.param_tree import (
     check_tree,
     draw,
     draw_now,
-    is_param,
-    precise_paths,
+    in_precision,
 )
 from clipjax.models.precision import DTYPE, MATMUL, Precision
 from clipjax.models.resample import GridRule, on_grid, resized_vision
@@ -80,6 +79,15 @@ class Network:
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPE[precision]), params["decoder"]
             )
         return params
+
+    def abstract_tower(self, tower: str, precision: Precision) -> Params:
+        """{tower: its params as `jax.ShapeDtypeStruct`}, as passes read them."""
+        params = {tower: self.abstract_params()[tower]}
+        return jax.eval_shape(functools.partial(self.in_precision, precision=precision), params)
+
+    def in_precision(self, params: Params, precision: Precision) -> Params:
+        """Params of some or all parts as passes read them; others are cast in each pass."""
+        return {part: in_precision(self.arch, part, leaves, precision) for part, leaves in params.items()}
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
         """Options for a `jax.jit` around one tower that make it faster; only rounding changes."""
@@ -423,14 +431,8 @@ class Network:
         return params[name]
 
     def _tower(self, name: str, leaves: Params, precision: Precision, mode: Mode) -> Any:
-        graphdef = bound_graph(self.arch, name, mode)
-        precise = precise_paths(self.arch, name)
-
-        def cast(path: Any, leaf: Any) -> Any:
-            dtype = jnp.float32 if path in precise else DTYPE[precision]
-            return jax.tree.map(lambda part: jnp.asarray(part, dtype), leaf)
-
-        return nnx.merge(graphdef, jax.tree.map_with_path(cast, leaves, is_leaf=is_param))
+        read = in_precision(self.arch, name, leaves, precision)
+        return nnx.merge(bound_graph(self.arch, name, mode), jax.tree.map(jnp.asarray, read))
 
 
 def _inference(platform: str | None = None, devices: int = 1) -> Mode:

@@ -20,6 +20,7 @@ from clipjax.models.modules import layers
 from clipjax.models.modules.binding import bind
 from clipjax.models.modules.initializers import shapes_only
 from clipjax.models.outputs import parts_of
+from clipjax.models.precision import DTYPE, Precision
 from clipjax.models.training import Mode, Precise
 from clipjax.models.unstacked import is_unstacked
 
@@ -132,6 +133,20 @@ def abstract_module(arch: Arch) -> Any:
 def precise_paths(arch: Arch, tower: str) -> frozenset[Any]:
     precise = nnx.to_pure_dict(nnx.state(getattr(abstract_module(arch), tower), Precise))
     return frozenset(path for path, _ in jax.tree.leaves_with_path(precise))
+
+
+def in_precision(arch: Arch, part: str, leaves: Params, precision: Precision) -> Params:
+    """The params of a part ("vision", "text", "decoder", ...) in the dtypes that its layers read.
+
+    They stay on their devices, or on the host; what has its dtype already is not copied.
+    """
+    precise = precise_paths(arch, part)
+
+    def cast(path: Any, leaf: Any) -> Any:
+        dtype = jnp.float32 if path in precise else DTYPE[precision]
+        return jax.tree.map(lambda each: each if each.dtype == dtype else each.astype(dtype), leaf)
+
+    return jax.tree.map_with_path(cast, leaves, is_leaf=is_param)
 
 
 def check_tree(params: Params, abstract: Params, where: str) -> None:

@@ -20,7 +20,7 @@ from clipjax.data.questions import Question, Questions, questions_of
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import answers
 from clipjax.embeddings import placements as embed_params
-from clipjax.embeddings.answers import Answers, AnswerStream, _held, answer_images, prompts_of
+from clipjax.embeddings.answers import Answers, AnswerStream, answer_images, prompts_of
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
@@ -227,7 +227,9 @@ def test_the_fast_profile_runs_with_a_decoder_in_bfloat16(model, images, referen
     """The same bits however the params were loaded. 0.3: bfloat16 keeps 8 bits, logits go up to 20."""
     manifest, prompts = data_set(images), prompts_of(model, asked(data_set(images)), 3, STEPS)
     half = TinyVisionLanguage()
-    half.params = _held("fast", model.params)
+    half.params = model.params | {
+        "decoder": model.network.in_precision(dict(model.params), "fast")["decoder"]
+    }
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params["decoder"])} == {np.dtype(jnp.bfloat16)}
     how: Any = {"compute": Compute(progress=False, per_device_batch=1), "steps": STEPS, "precision": "fast"}
     [rows, got], [again, _] = (answer_images(each, manifest, prompts, **how) for each in (model, half))
@@ -248,11 +250,12 @@ def test_params_are_placed_by_the_bytes_that_devices_hold(model, images, monkeyp
 
     decoder = sum(leaf.size for leaf in jax.tree.leaves(model.params["decoder"]))
     whole = sum(leaf.size for leaf in jax.tree.leaves(dict(model.params)))
-    for precision, size in (("parity", 4 * whole), ("fast", 4 * whole - 2 * decoder)):
-        for memory, placement in ((size * 3 // 2, "replicated"), (size * 3 // 2 - 1, "sharded")):
+    cases = (("parity", 4 * whole, 4 * whole), ("fast", 4 * whole - 2 * decoder, 2 * whole))
+    for precision, loaded, held in cases:
+        for memory, placement in ((held * 3 // 2, "replicated"), (held * 3 // 2 - 1, "sharded")):
             monkeypatch.setattr(embed_params, "device_memory", lambda memory=memory: memory)
             assert stream(precision).placement(1, "auto") == placement
-        for memory, cut in ((2 * size, False), (2 * size - 1, True)):
+        for memory, cut in ((2 * loaded, False), (2 * loaded - 1, True)):
             monkeypatch.setattr(embed_params, "device_memory", lambda memory=memory: memory)
             read = model.network.abstract_params(precision)
             assert (embed_params.mesh_to_load("auto")(read) is not None) == cut
