@@ -55,17 +55,25 @@ class Case:
     batch: int
     method: str = ""
 
+    @property
+    def attends(self) -> bool:
+        """Whether cuDNN's attention is most of what a GPU does otherwise than XLA."""
+        return self.kind in ("tower", "step") and self.arch.startswith("ViT")
+
 
 CASES = [
-    Case("ViT-B-32 tower", "tower", "ViT-B-32", 512),
     Case("ViT-L-14 tower", "tower", "ViT-L-14", 256),
-    Case("RN50 tower", "tower", "RN50", 512),
+    Case("ViT-L-14 CE step", "step", "ViT-L-14", 64, "CE"),
+    Case("ViT-B-16 tower", "tower", "ViT-B-16", 512),
+    Case("ViT-B-16 CE step", "step", "ViT-B-16", 128, "CE"),
     Case("ConvNeXt-L tower", "tower", "convnext_large_d", 256),
+    Case("ViT-B-32 tower", "tower", "ViT-B-32", 512),
+    Case("RN50 tower", "tower", "RN50", 512),
     Case("ViT-B-32 CE step", "step", "ViT-B-32", 256, "CE"),
     Case("ViT-B-32 FLYP step", "step", "ViT-B-32", 256, "FLYP"),
-    Case("ViT-B-32 files", "files", "ViT-B-32", 256),
     Case("SmolLM2-135M decode", "decode", "SmolLM2-135M", 16),
     Case("Llama-2-7B decode", "decode", "Llama-2-7B", 8),
+    Case("ViT-B-32 files", "files", "ViT-B-32", 256),
 ]
 
 
@@ -74,7 +82,7 @@ class Request:
     """One row of one side. small: narrow models and little data, to see whether it runs.
 
     Attributes:
-        side: "clipjax", "eager" or "compiled".
+        side: "clipjax", "written out" (clipjax without cuDNN's attention), "eager" or "compiled".
         device: as torch names it.
         folder: for weights and images, made by the first who needs them.
     """

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from _drawn import drawn
 
+from clipjax.devices import platforms
 from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DP, Rules, make_mesh, shard_batch
 from clipjax.finetune.training.optimizer import make_optimizer
@@ -25,6 +26,7 @@ from clipjax.finetune.training.step import Aux, fetch, init_state, make_step, st
 from clipjax.finetune.training.trees import flatten, split
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.cut import FSDP
+from clipjax.models.modules import attention
 from clipjax.models.network import Network
 from clipjax.models.precision import MATMUL
 from clipjax.models.training import Training
@@ -62,6 +64,40 @@ def features(name: str, products: str = MATMUL["parity"]) -> Arrays:
     return made
 
 
+def attention_errors() -> Arrays:
+    """The largest errors of attention and its gradients in bfloat16: cuDNN's, and written out.
+
+    Relative to the largest numbers of float32; with 7 tokens, an odd number, and a causal mask.
+    """
+    of = [jax.random.normal(jax.random.key(seed), (2, 3, 7, 64)) for seed in range(3)]
+    forms = {
+        "fused": functools.partial(attention.fused, training=True),
+        "written out": attention.mix,
+    }
+
+    def run(attend: Any, visible: Any, dtype: Any) -> list[np.ndarray]:
+        def weighted(*of: Any) -> Any:
+            made = attend(*of, visible=visible).astype(jnp.float32)
+            return (made * of[0]).sum(), made
+
+        def whole(*of: Any) -> Any:
+            (_, made), gradients = jax.value_and_grad(weighted, (0, 1, 2), has_aux=True)(*of)
+            return made, *gradients
+
+        made = jax.jit(whole)(*(each.astype(dtype) for each in of))
+        return [np.asarray(each.astype(jnp.float32)) for each in made]
+
+    errors: Arrays = {}
+    for mask, visible in (("whole", None), ("causal", attention.causal(7))):
+        with jax.default_matmul_precision("highest"):
+            exact = run(attention.mix, visible, jnp.float32)
+        for name, attend in forms.items():
+            made = run(attend, visible, jnp.bfloat16)
+            apart = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(made, exact, strict=True)]
+            errors[f"{mask} {name}"] = np.array(apart)
+    return errors
+
+
 def trained(rules: Rules) -> Arrays:
     """Params after two steps of cross-entropy of a narrow ViT on one device."""
     network, mesh = Network(narrow_arch(load_arch("ViT-B-32"))), make_mesh(jax.devices()[:1])
@@ -93,6 +129,8 @@ def main(out: str) -> None:
         arrays |= {f"{name} {path}": leaf for path, leaf in trained(rules).items()}
     for name in TOWERS:
         arrays |= features(name)
+    if platforms.gpu_capability() >= attention.LEAST_CAPABILITY:
+        arrays |= {f"attention {key}": value for key, value in attention_errors().items()}
     arrays |= {f"TF32 {key}": value for key, value in features("ViT-B-32", "default").items()}
     np.savez(out, **arrays)
 

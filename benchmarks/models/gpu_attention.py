@@ -1,10 +1,10 @@
-"""What cuDNN's fused attention would change in clipjax's programs for a GPU, compiled without one.
+"""What cuDNN's fused attention changes in clipjax's programs for a GPU, compiled without one.
 
     make gpu-aot-env
     .venv-gpu-aot/bin/python benchmarks/models/gpu_attention.py
 
-Compiles towers and a training step in `fast` as they are, and with cuDNN's attention in place of
-`attention.mix` (no model of clipjax uses it yet). Then lists the shapes, dtypes and masks that JAX takes.
+Compiles towers and training steps in `fast` as they are, and with attention written out as `attention.mix`.
+Then lists the shapes, dtypes and masks that JAX takes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Annotated, Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ import typer
 from jax import Array
 from jax.sharding import Mesh
 
+from benchmarks.gpu_clipjax import written_out
 from benchmarks.models.aot_table import markdown_table
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.devices.sharding import batch_sharding
@@ -29,13 +29,14 @@ from clipjax.estimates.aot_gpu import GpuExecutable, GpuProgram
 from clipjax.estimates.aot_training import STEPS
 from clipjax.estimates.gpu_targets import Gpu, load_gpus, use_gpu_compiler
 from clipjax.finetune.dry_run import abstract_model
-from clipjax.models.modules import attention
 
 CASES = (
     ("vit_b_32-openai", "vision", 256),
     ("vit_l_14-openai", "vision", 256),
     ("vit_l_14-openai", "text", 256),
     ("vit_b_16-openai", "train:cross_entropy", 64),
+    ("vit_b_16-openai", "train:flyp", 64),
+    ("vit_l_14-openai", "train:cross_entropy", 64),
 )
 HEAD_SIZES = (32, 64, 72, 80, 90, 104, 128, 256, 264)
 MASKS: dict[str, dict[str, Any]] = {
@@ -54,15 +55,14 @@ def main(
     gpu: Annotated[str, typer.Option(help="Of configs/gpu_targets/.")] = "h100",
     only: Annotated[str, typer.Option(help="Only cases with this in their model's name.")] = "",
 ) -> None:
-    """Compare programs with and without cuDNN's attention, and list what it takes."""
+    """Compare programs without and with cuDNN's attention, and list what it takes."""
     use_gpu_compiler()
     card, rows = load_gpus()[gpu], []
     for name, part, batch in CASES:
-        for form in ("clipjax", "cuDNN") if only in name else ():
+        for form in ("written out", "as it is") if only in name else ():
             program = program_of(name, part)  # anew: JAX keeps what it traced
             shapes = aot_gpu.score_shapes(program.traced)
-            cudnn = fused(is_causal=part == "text", even=part in STEPS)
-            with cudnn if form == "cuDNN" else contextlib.nullcontext():
+            with written_out() if form == "written out" else contextlib.nullcontext():
                 found = aot_gpu.compile_for(card, program.lower, batch, shapes)
             rows.append((name, part, str(batch), form, *cells(found)))
     print(markdown_table(TITLES, rows))
@@ -85,31 +85,6 @@ def cells(found: GpuExecutable | None) -> tuple[str, ...]:
         f"{found.scores_bytes / 1e6:.0f}" if found.scores_bytes else "none",
         ", ".join(f"{count} {name}" for name, count in found.custom_calls.items()) or "0",
     )
-
-
-@contextlib.contextmanager
-def fused(*, is_causal: bool, even: bool) -> Iterator[None]:
-    """Inside, every attention is cuDNN's.
-
-    Args:
-        is_causal: with a causal mask; else without one.
-        even: a token of padding makes the number of tokens even: JAX 0.10 refuses to train with an odd one.
-    """
-
-    def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
-        assert bias is None, "these towers have none"
-        assert (visible is not None) == is_causal
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [batch, tokens, heads, d]
-        tokens, options = q.shape[1], {"is_causal": is_causal, "implementation": "cudnn"}
-        if even:
-            q, k, v = (jnp.pad(x, ((0, 0), (0, tokens % 2), (0, 0), (0, 0))) for x in (q, k, v))
-            counted = jnp.full(q.shape[0], tokens, jnp.int32)
-            options |= {"query_seq_lengths": counted, "key_value_seq_lengths": counted}
-        mixed = jax.nn.dot_product_attention(q, k, v, **options)
-        return mixed[:, :tokens].swapaxes(1, 2)
-
-    with mock.patch.object(attention, "mix", mix):
-        yield
 
 
 def taken(gpu: Gpu) -> Iterator[tuple[str, str]]:

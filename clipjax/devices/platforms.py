@@ -30,3 +30,13 @@ def platform_of(mesh: Mesh) -> str:
     split parameters into it. There a CPU's threads may wait forever for each other in different collectives.
     """
     return mesh.devices.flat[0].platform
+
+
+def gpu_capability() -> tuple[int, int]:
+    """The compute capability of this process's GPUs, such as (9, 0) of an H100; (0, 0) without NVIDIA's."""
+    try:
+        found = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", "0.0")
+    except RuntimeError:
+        return 0, 0
+    major, _, minor = found.partition(".")
+    return (int(major), int(minor)) if minor.isdigit() else (0, 0)

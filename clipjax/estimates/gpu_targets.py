@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from clipjax.config import config_dir
+from clipjax.devices import platforms
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import UsageError
 
@@ -85,22 +87,23 @@ def gpu_mesh(gpu: Gpu) -> Mesh:
 
 @contextlib.contextmanager
 def answers_of(gpu: Gpu) -> Iterator[None]:
-    """Inside, JAX takes `gpu` for the local one, which it asks before it lowers cuDNN's attention."""
+    """Inside, `gpu` is taken for the local one: layers and JAX ask it before they take cuDNN's attention."""
     from jax._src.cudnn import fused_attention_stablehlo as asked
 
     def of(capability: str) -> tuple[int, ...]:
         return tuple(map(int, capability.split(".")))
 
-    answers = {
-        "check_cudnn_version": lambda: gpu.cudnn,
-        "check_compute_capability": lambda least: gpu.capability >= of(least),
-        "is_cuda_compute_capability_equal": lambda other: gpu.capability == of(other),
-    }
-    kept = {name: getattr(asked, name) for name in answers}
+    answers: list[tuple[Any, str, Callable[..., Any]]] = [
+        (platforms, "gpu_capability", lambda: gpu.capability),
+        (asked, "check_cudnn_version", lambda: gpu.cudnn),
+        (asked, "check_compute_capability", lambda least: gpu.capability >= of(least)),
+        (asked, "is_cuda_compute_capability_equal", lambda other: gpu.capability == of(other)),
+    ]
+    kept = [getattr(module, name) for module, name, _ in answers]
     try:
-        for name, answer in answers.items():
-            setattr(asked, name, answer)
+        for module, name, answer in answers:
+            setattr(module, name, answer)
         yield
     finally:
-        for name, function in kept.items():
-            setattr(asked, name, function)
+        for (module, name, _), function in zip(answers, kept, strict=True):
+            setattr(module, name, function)

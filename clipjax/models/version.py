@@ -8,8 +8,8 @@ FORWARD_VERSION = 3
 # tables of distances and a decoder's step have forms for TPUs. 2: GELU, ConvNeXt's convolutions and norms,
 # and a decoder's cache, too; Swin's windows have the exact softmax. 3: every layer of every family takes them
 # (norms, GELU and MLPs of BEiT, EVA, RoPE ViTs, Swin, Mixers, FastViT, RoBERTa, of heads and pools did not),
-# and FastViT's stages run in chunks.
-_FAST = 3
+# and FastViT's stages run in chunks. 4: params are cast once, before a pass; on GPUs attention is cuDNN's.
+_FAST = 4
 
 
 def forward_version(precision: str) -> int | str:

@@ -81,3 +81,13 @@ def test_tf32_would_not_pass(gpu: Arrays) -> None:
     if gpu["product default"] < 1e-5:
         pytest.skip("this card has no TF32")
     assert np.abs(gpu["TF32 ViT-B-32 image"] - gpu["ViT-B-32 image"]).max() > TOLERANCE
+
+
+@pytest.mark.parametrize("mask", ["whole", "causal"])
+def test_cudnns_attention_rounds_as_attention_written_out(mask: str, gpu: Arrays) -> None:
+    """The result and three gradients. 0.02: bfloat16 keeps 8 bits."""
+    if "attention whole fused" not in gpu:
+        pytest.skip("cuDNN's attention needs an A100 or a newer card")
+    fused, written_out = (gpu[f"attention {mask} {name}"] for name in ("fused", "written out"))
+    assert (fused < 0.02).all()
+    assert (fused < 3 * written_out + 1e-3).all()

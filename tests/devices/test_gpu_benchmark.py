@@ -82,10 +82,23 @@ def test_a_table_has_rates_shares_and_ratios() -> None:
     page = gpu_table.page(records)
     assert gpu_table.NOTHING not in page
     assert f"### {H100}\n\nWith jax 0.10.2, torch 2.13.0.\n" in page
-    cells = ["51,200 (50%)", "-", "25,600 (25%)", "-", "2.00", "9 s", "33 s"]
+    cells = ["51,200 (50%)", "-", "-", "25,600 (25%)", "-", "-", "2.00", "9 s", "33 s"]
     assert f"| ViT-B-32 tower | bfloat16 | 512 | {' | '.join(cells)} |" in page
 
 
 def test_a_card_without_peaks_has_no_share() -> None:
     row = {"device": "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "seconds": [0.5], "work": 8, "flops": 1}
     assert gpu_table.rate(row, row) == "16"
+
+
+def test_attention_is_measured_first_and_files_last() -> None:
+    planned = [gpu.name_of(*each) for each in gpu.plan([], set())]
+    assert planned[:6] == [
+        f"ViT-L-14 {case}, bfloat16, {side}"
+        for case in ("tower", "CE step")
+        for side in ("eager", "clipjax", "written out")
+    ]
+    of_pass = [name for name in planned if "bfloat16" in name and "compiled" not in name]
+    assert of_pass[-2:] == ["ViT-B-32 files, bfloat16, eager", "ViT-B-32 files, bfloat16, clipjax"]
+    assert not [name for name in planned if "written out" in name and "float32" in name]
+    assert not [name for name in planned if "written out" in name and not name.startswith("ViT")]

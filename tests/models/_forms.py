@@ -3,8 +3,9 @@
     .venv/bin/python tests/records.py forms     # rewrites forms.csv beside this file
 
 A row is a pass of an architecture in "fast" (in "parity" a TPU has no forms of its own), the class of a layer
-and its kind in `clipjax.models.modules.forms.FORMS`. A cell has the forms on a platform and how often each is
-traced: a scanned block counts once. "a or b": the compiler takes a on a's platform, and b elsewhere.
+and its kind in `clipjax.models.modules.forms.FORMS`. A cell has the forms on a platform (of GPUs: an H100)
+and how often each is traced: a scanned block counts once. "a or b": the compiler takes a on a's platform, and
+b elsewhere.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from clipjax.estimates.gpu_targets import answers_of, load_gpus
 from clipjax.models.arch import family_of, load_arch, narrow_arch
 from clipjax.models.language import generation
 from clipjax.models.language.decoder import Decoder
@@ -48,7 +50,7 @@ Pass = tuple[str, Callable[..., Any], tuple[Any, ...]]
 def passes(network: Network, platform: str, precision: Precision) -> Iterator[Pass]:
     """Name, function and abstract arguments of an architecture's passes, as the rooms above call them."""
     arch, params = network.arch, network.abstract_params(precision)
-    where: Any = {"precision": precision, "platform": platform if platform == "tpu" else None}
+    where: Any = {"precision": precision, "platform": platform}
     size = arch.vision.image_size
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     yield "features", partial(network.encode_image, **where), (params, images)
@@ -132,11 +134,12 @@ def rows(name: str, monkeypatch: Any) -> list[tuple[str, ...]]:
     """The record's rows of an architecture."""
     network = Network(narrow_arch(load_arch(name)))
     cells: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for platform in PLATFORMS:
-        for kind, run, arguments in passes(network, platform, "fast"):  # forms are chosen in a forward pass
-            for (layer, of, form), count in sorted(taken(run, arguments, monkeypatch).items()):
-                row = cells.setdefault((name, kind, layer, of), {each: [] for each in PLATFORMS})
-                row[platform].append(f"{form} {count}")
+    with answers_of(load_gpus()["h100"]):
+        for platform in PLATFORMS:
+            for kind, run, arguments in passes(network, platform, "fast"):  # a forward pass chooses forms
+                for (layer, of, form), count in sorted(taken(run, arguments, monkeypatch).items()):
+                    row = cells.setdefault((name, kind, layer, of), {each: [] for each in PLATFORMS})
+                    row[platform].append(f"{form} {count}")
     return [(*key, *("; ".join(row[each]) for each in PLATFORMS)) for key, row in cells.items()]
 
 

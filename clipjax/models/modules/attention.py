@@ -4,7 +4,7 @@ On a CPU the scores of a few heads at a time stay in the cache. On a TPU element
 operands and result is nearly free, but a pass of its own over the scores [B, heads, M, N] costs as much as a
 product. So in bfloat16 the scores are divided, not the result. Training keeps the result and the softmax's
 sums: the backward pass then gets the weights and their gradients as results of products. The gradients:
-Dao et al. 2022 (arXiv 2205.14135), appendix B.2.
+Dao et al. 2022 (arXiv 2205.14135), appendix B.2. On a GPU cuDNN's kernel writes no scores at all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Bool, Float
 
+from clipjax.devices import platforms
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import in_form
 from clipjax.models.training import Mode
@@ -59,7 +60,7 @@ class MultiHead(Layer):
         *,
         bias: Float[Array, "P heads M N"] | None = None,
     ) -> Float[Array, "B M heads*d"]:
-        """Of what `split` returns; see `attend_heads`."""
+        """Of queries, keys and values that `split` returned; see `attend_heads`."""
         return attend_heads(q, k, v, mode=self.mode, bias=bias)
 
 
@@ -114,6 +115,8 @@ def attend_heads(
     }
     if bias is None:
         ways["recomputed"] = lambda q, k, v: attended(q, k, v, visible)
+        if can_fuse(q, k, v, visible, mode):
+            ways["fused"] = partial(fused, visible=visible, training=mode.training is not None)
     if visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
         ways["few_heads"] = chunked
     return merge_heads(in_form("attention", ways, q, k, v, mode=mode))
@@ -159,6 +162,50 @@ def exponentials(scores: Array) -> Array:
 def causal(length: int) -> Bool[Array, "{length} {length}"]:
     """The mask with which a token sees itself and earlier ones."""
     return jnp.tri(length, dtype=bool)
+
+
+# ------------------------------------------------------------------------------------------ on a GPU
+
+LEAST_CAPABILITY = (8, 0)  # of an A100: cuDNN's kernel needs its tensor cores
+
+
+def can_fuse(q: Array, k: Array, v: Array, visible: Visible | None, mode: Mode) -> bool:
+    """Whether `fused` takes these on this process's GPU: its generation, cuDNN's version, the heads' size.
+
+    A single query has a row of scores per head: nothing to save.
+    """
+    if q.shape[2] == 1 or platforms.gpu_capability() < LEAST_CAPABILITY:
+        return False
+
+    def run(q: Array, k: Array, v: Array) -> Array:
+        return fused(q, k, v, visible, training=mode.training is not None).astype(jnp.float32).sum()
+
+    try:  # JAX asks the GPU and cuDNN while it traces
+        jax.eval_shape(run if mode.training is None else jax.grad(run), q, k, v)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def fused(q: Array, k: Array, v: Array, visible: Visible | None, *, training: bool) -> Array:
+    """`mix` without a bias in cuDNN's kernel, which keeps the scores of a tile on the chip."""
+    batch, tokens, options = len(q), q.shape[2], {}
+    if visible is not None:  # cuDNN wants both axes of tokens whole
+        shape = (1,) * (4 - visible.ndim) + visible.shape
+        visible = jnp.broadcast_to(visible, (*shape[:2], tokens, k.shape[2]))
+    if training and (tokens % 2 or k.shape[2] % 2):  # JAX 0.10 refuses gradients of an odd number
+        for name, x in (("query", q), ("key_value", k)):
+            options[f"{name}_seq_lengths"] = jnp.full(batch, x.shape[2], jnp.int32)
+        q, k, v = (_even(x, axes=(2,)) for x in (q, k, v))
+        visible = None if visible is None else _even(visible, axes=(2, 3))
+    by_token = (x.swapaxes(1, 2) for x in (q, k, v))
+    mixed = jax.nn.dot_product_attention(*by_token, mask=visible, implementation="cudnn", **options)
+    return mixed[:, :tokens].swapaxes(1, 2)
+
+
+def _even(x: Array, axes: tuple[int, ...]) -> Array:
+    """A zero more at the end of each of `axes` whose length is odd."""
+    return jnp.pad(x, [(0, n % 2 if axis in axes else 0) for axis, n in enumerate(x.shape)])
 
 
 # ------------------------------------------------------------------------------- training on a TPU

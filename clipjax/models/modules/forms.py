@@ -39,6 +39,7 @@ class When:
 
 ALWAYS = When()
 ON_CPU = When("cpu", compiler=True)
+FAST_ON_GPU = When("gpu", "bfloat16")
 FAST_ON_TPU = When("tpu", "bfloat16")
 FAST_ON_TPU_BY_COMPILER = When("tpu", "bfloat16", compiler=True)
 FAST_ON_TPU_INFERENCE = When("tpu", "bfloat16", training=False)
@@ -54,6 +55,7 @@ FORMS: dict[str, dict[str, When]] = {
     "mlp": {"products_apart": FAST_ON_TPU_INFERENCE, "plain": ALWAYS},
     # attention.py, relative_position.py, windows.py
     "attention": {
+        "fused": FAST_ON_GPU,
         "recomputed": FAST_ON_TPU_TRAINING,
         "divided_scores": FAST_ON_TPU,
         "few_heads": ON_CPU,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -73,7 +73,7 @@ def _scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Ar
         x, new_statistics = _called(whole(block), x, *shared, loop=not unrolled)
         return x, (x if capture else None, new_statistics)
 
-    loop = partial(jax.lax.scan, unroll=True) if unrolled else jax.lax.scan
+    loop = functools.partial(jax.lax.scan, unroll=True) if unrolled else jax.lax.scan
     x, (outputs, new_statistics) = loop(step, x, blocks)
     nnx.update(blocks, new_statistics)
     return x, outputs
@@ -106,14 +106,24 @@ def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]
     return pure(block, x, *shared)
 
 
+def _is_fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """cuDNN's, whose result and sums of the softmax the backward pass reads."""
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
 # A block without BatchNorm keeps matrix products and convolutions for its backward pass, and recomputes
 # elementwise results: that is cheaper than storing them, and keeps 40 % of a transformer's activations.
 # For BatchNorm's passes over whole maps recomputing costs more than it saves.
 # "few": on a TPU a `Block` in bfloat16 keeps its attention's result, its hidden channels and its means.
 # Computing the other products again takes less time than storing and reading them.
 _POLICIES = {
-    "products": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    "products": functools.reduce(
+        jax.checkpoint_policies.save_from_both_policies,
+        (
+            jax.checkpoint_policies.dots_saveable,
+            jax.checkpoint_policies.save_only_these_names(PRODUCT),
+            _is_fused_attention,
+        ),
     ),
     "few": jax.checkpoint_policies.save_only_these_names(KEPT),
 }

@@ -1,0 +1,134 @@
+"""cuDNN's attention on GPUs: where it is taken, and its masks and padding against attention written out.
+
+JAX's own form stands in for the kernel, which only a GPU runs (tests/devices/test_gpu.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.devices import platforms
+from clipjax.estimates.gpu_targets import answers_of, load_gpus
+from clipjax.models.modules import attention
+from clipjax.models.training import Mode, Training
+from tests.models._modes import mode_of
+
+INFERENCE, TRAINING = mode_of(None, "gpu"), mode_of(Training(), "gpu")
+
+
+@pytest.fixture
+def h100() -> Iterator[None]:
+    """JAX and layers take this machine for one with an H100, as far as they ask before they compile."""
+    with answers_of(load_gpus()["h100"]):
+        yield
+
+
+def operands(queries: int, keys: int, size: int = 8, dtype: Any = jnp.bfloat16) -> tuple[Any, Any, Any]:
+    """q, k and v of 3 images and 2 heads."""
+
+    def drawn(seed: int, length: int) -> Any:
+        return jax.random.normal(jax.random.key(seed), (3, 2, length, size), dtype)
+
+    return drawn(0, queries), drawn(1, keys), drawn(2, keys)
+
+
+def mask_of(kind: str | None, queries: int, keys: int) -> Any:
+    """causal: [M, N]; padded: [B, 1, 1, N]; both: [B, 1, M, N]."""
+    causal, padded = jnp.tri(queries, keys, dtype=bool), jnp.arange(keys) < jnp.asarray([[keys], [2], [3]])
+    of = {
+        None: None,
+        "causal": causal,
+        "padded": padded[:, None, None],
+        "both": causal & padded[:, None, None],
+    }
+    return of[kind]
+
+
+def program(mode: Mode, kind: str | None, of: tuple[Any, Any, Any], **options: Any) -> str:
+    visible = mask_of(kind, of[0].shape[2], of[1].shape[2])
+    run = functools.partial(attention.attend_heads, visible=visible, mode=mode, **options)
+    if mode.training is None:
+        return str(jax.make_jaxpr(run)(*of))
+    return str(
+        jax.make_jaxpr(jax.grad(lambda q, k, v: run(q, k, v).astype(jnp.float32).sum(), (0, 1, 2)))(*of)
+    )
+
+
+@pytest.mark.parametrize("kind", [None, "causal", "padded", "both"])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (6, 6), (5, 8)])
+@pytest.mark.parametrize("mode", [INFERENCE, TRAINING], ids=["inference", "training"])
+def test_no_scores_are_in_the_program(h100, mode: Mode, kind: str | None, queries: int, keys: int) -> None:
+    found = program(mode, kind, operands(queries, keys))
+    assert "dot_product_attention_fwd" in found
+    assert mode.training is None or "dot_product_attention_bwd" in found
+    assert " exp " not in found
+    assert "dot_general" not in found
+
+
+def test_what_the_kernel_does_not_take_has_the_form_of_before(h100, monkeypatch) -> None:
+    def has_scores(*args: Any, **options: Any) -> bool:
+        found = program(*args, **options)
+        assert ("dot_product_attention_fwd" in found) != (" exp " in found)
+        return " exp " in found
+
+    assert not has_scores(INFERENCE, None, operands(7, 7))
+    assert has_scores(INFERENCE, None, operands(7, 7), bias=jnp.zeros((1, 2, 7, 7)))
+    assert has_scores(INFERENCE, None, operands(7, 7, dtype=jnp.float32))  # parity
+    assert has_scores(INFERENCE, None, operands(7, 7, size=12))
+    assert has_scores(INFERENCE, None, operands(1, 7))
+    for platform in ("cpu", "tpu", None):
+        assert has_scores(mode_of(None, platform), None, operands(7, 7))
+    monkeypatch.setattr(platforms, "gpu_capability", lambda: (7, 5))  # a T4
+    assert has_scores(INFERENCE, None, operands(7, 7))
+
+
+def test_a_machine_without_a_gpu_has_the_form_of_before() -> None:
+    assert platforms.gpu_capability() == (0, 0)
+    assert " exp " in program(INFERENCE, None, operands(7, 7))
+
+
+@pytest.mark.parametrize("said", [("9.0", (9, 0)), ("12.1", (12, 1)), ("gfx90a", (0, 0))])
+def test_the_capability_of_a_card(said: tuple[str, tuple[int, int]], monkeypatch) -> None:
+    class Card:
+        compute_capability = said[0]
+
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [Card()])
+    assert platforms.gpu_capability() == said[1]
+
+
+@pytest.mark.parametrize("kind", [None, "causal", "padded", "both"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (5, 8)])
+def test_results_and_gradients(
+    monkeypatch, kind: str | None, training: bool, queries: int, keys: int
+) -> None:
+    """In float32, where padding by zeros that a query saw would show."""
+    written_out = jax.nn.dot_product_attention
+
+    def stands_in(*args: Any, implementation: str, **options: Any) -> Any:
+        assert implementation == "cudnn"
+        return written_out(*args, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stands_in)
+    of, visible = operands(queries, keys, dtype=jnp.float32), mask_of(kind, queries, keys)
+    weights = jax.random.normal(jax.random.key(9), of[0].shape)
+
+    def loss(attend: Any, *of: Any) -> Any:
+        return (attend(*of) * weights).sum()
+
+    ours = functools.partial(attention.fused, visible=visible, training=training)
+    plain = functools.partial(attention.mix, visible=visible)
+    with jax.default_matmul_precision("highest"):
+        found, wanted = (
+            jax.jit(jax.value_and_grad(functools.partial(loss, each), (0, 1, 2)))(*of)
+            for each in (ours, plain)
+        )
+    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=3e-6)
