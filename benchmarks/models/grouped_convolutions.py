@@ -18,6 +18,7 @@ import torch
 import typer
 
 from benchmarks import common
+from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.modules.convolutions import conv2d
 from clipjax.models.training import Mode
 
@@ -53,7 +54,9 @@ def measure(batch: int, side: int, channels: int, width: int, rounds: int) -> di
     weight = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
 
     def ours(platform: str) -> Any:
-        mode = Mode(training=None, platform=platform, attention="tokens", devices=1)
+        mode = Mode(
+            training=None, platform=platform, attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES
+        )
         compiled = jax.jit(partial(conv2d, stride=1, padding="symmetric", mode=mode))
         inputs = jnp.asarray(x), jnp.asarray(kernel)
         return lambda: np.asarray(compiled(*inputs))

@@ -27,11 +27,14 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
 
+from clipjax.models.chunks import LARGEST_BYTES  # noqa: E402
 from clipjax.models.modules.binding import bind  # noqa: E402
 from clipjax.models.modules.convolutions import BatchNorm, conv2d  # noqa: E402
 from clipjax.models.training import Mode, Training  # noqa: E402
 
-MODE = Mode(training=Training("batch"), platform="cpu", attention="tokens", devices=1)
+MODE = Mode(
+    training=Training("batch"), platform="cpu", attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES
+)
 # Kernel, stride, input channels, output channels, input side -> how often a ResNet-50 has such a convolution.
 STEM = {(7, 2, 3, 64, 224): 1}
 WIDTHS, DEPTHS, SIDES = (64, 128, 256, 512), (3, 4, 6, 3), (56, 28, 14, 7)

@@ -32,6 +32,11 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def chip_of(mesh: Mesh) -> str:
+    """The kind of a mesh's devices as JAX names it, such as "TPU v6 lite"."""
+    return mesh.devices.flat[0].device_kind
+
+
 def gpu_capability() -> tuple[int, int]:
     """The compute capability of this process's GPUs, such as (9, 0) of an H100; (0, 0) without NVIDIA's."""
     try:

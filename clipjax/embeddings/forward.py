@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
 from clipjax.data.pixels.normalize import normalize, normalize_host
-from clipjax.devices.platforms import platform_of
+from clipjax.devices.platforms import chip_of, platform_of
 from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import (
     DATA,
@@ -305,35 +305,36 @@ def _image_step(
     std: tuple,
     placement: str = REPLICATED,
 ) -> Step:
-    platform = _stated(mesh, precision)
+    where = _where(mesh, precision)
 
     def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
         compiled[ProgramKey(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
         images = normalize(pixels, mean, std)
-        features = network.encode_image(params, images, precision=precision, platform=platform)
+        features = network.encode_image(params, images, precision=precision, **where)
         return unit_norm(features) if unit else features
 
-    where = tower_sharding(network, mesh, placement)
-    return Step(embed_image, mesh, network.compiler_options("vision"), where)
+    placed = tower_sharding(network, mesh, placement)
+    return Step(embed_image, mesh, network.compiler_options("vision"), placed)
 
 
 @functools.lru_cache(maxsize=16)
 def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     """Token ids [B, L] to unit-norm features, params whole on each device."""
 
-    platform = _stated(mesh, precision)
+    where = _where(mesh, precision)
 
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         compiled[ProgramKey(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
-        return unit_norm(network.encode_text(params, ids, precision=precision, platform=platform))
+        return unit_norm(network.encode_text(params, ids, precision=precision, **where))
 
     return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
 
 
-def _stated(mesh: Mesh, precision: Precision) -> str | None:
-    """The platform that a program states: the bits that "parity" stored on a CPU or GPU are of none."""
+def _where(mesh: Mesh, precision: Precision) -> dict[str, Any]:
+    """What a program states of the devices. "parity" on a CPU or GPU: stored bits are of no platform."""
     platform = platform_of(mesh)
-    return platform if precision == "fast" or platform == "tpu" else None
+    stated = precision == "fast" or platform == "tpu"
+    return {"platform": platform if stated else None, "chip": chip_of(mesh)}
 
 
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
+from clipjax.devices.platforms import chip_of
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.errors import UsageError
 from clipjax.estimates.cycles import CycleEstimate, estimate
@@ -157,7 +158,8 @@ def load_chips() -> dict[str, Chip]:
 
 
 def _row(card: Card, tower: str, precision: Precision, chip: Chip, start: int) -> TowerRow:
-    forward = forward_of(card, tower, precision, "tpu", slice_mesh(chip, chip.topology).size)
+    mesh = slice_mesh(chip, chip.topology)
+    forward = forward_of(card, tower, precision, "tpu", mesh.size, chip_of(mesh))
     plain = forward_of(card, tower, precision)
     flops = product_flops(jax.make_jaxpr(plain.function)(plain.params, plain.batch(1)).jaxpr)
     facts = (card.id, tower, precision, chip.name, flops / 1e9)

@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.model import Model
+from clipjax.devices.jaxprs import subprograms
 from clipjax.devices.sharding import abstract_on, batch_sharding, replicated
 from clipjax.estimates import aot, aot_training
 from clipjax.estimates.aot import Executable, TowerRow
-from clipjax.estimates.flops import forward_of, product_flops, subprograms
+from clipjax.estimates.flops import forward_of, product_flops
 from clipjax.estimates.gpu_targets import Gpu, answers_of, gpu_mesh, load_gpus, use_gpu_compiler
 from clipjax.estimates.hlo import PRODUCTS, CompiledProgram, Instruction
 from clipjax.estimates.traffic import arrays, moved_bytes

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 from clipjax.analysis.cost.arch_costs import ArchCost, recorded
 from clipjax.checkpoints.card import Card
 from clipjax.data.pixels.normalize import normalize
+from clipjax.devices.jaxprs import subprograms
 from clipjax.entry_points import cached
 from clipjax.errors import UsageError
 from clipjax.models.arch import Arch, arch_to_dict, load_arch
@@ -44,14 +45,18 @@ class AbstractForward:
 
 
 def forward_of(
-    card: Card, tower: str, precision: Precision, platform: str | None = None, devices: int = 1
+    card: Card,
+    tower: str,
+    precision: Precision,
+    platform: str | None = None,
+    devices: int = 1,
+    chip: str | None = None,
 ) -> AbstractForward:
     """A tower as embedding runs it: uint8 pixels or full-length token ids to features.
 
-    platform: as in `Network.encode_image`.
-    devices: as in `Network.encode_image`.
+    platform: as in `Network.encode_image`, like what follows.
     """
-    where: Any = {"precision": precision, "platform": platform, "devices": devices}
+    where: Any = {"precision": precision, "platform": platform, "devices": devices, "chip": chip}
     network = Network(card.arch)
     params = network.abstract_tower(tower, precision)
     if tower == "text":
@@ -151,13 +156,3 @@ def _equation_flops(equation: Any) -> int:
     if name == "cond":  # the default comes last
         return inner[-1] if params.get("branches_platforms") else max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
-
-
-def subprograms(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The programs among an equation's params, such as the body of a scan."""
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item

@@ -2,28 +2,74 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from clipjax.config import config_dir
+from clipjax.devices.jaxprs import equations
+from clipjax.models.training import Mode
+from clipjax.storage.reading import read_csv
 
 # Bytes of a product's largest result, for all examples together. A v5e and a v6e have 128 MiB of fast memory,
 # which also holds the other arrays of a layer. By the compiler's estimates for ViTs, 50 to 729 tokens.
 LARGEST_BYTES = 80e6
 
 
-def in_chunks(tower: Callable[[Array], Array], inputs: Array, devices: int) -> Array:
+def chunk_bytes(chip: str | None, tower: Any) -> float:
+    """`Mode.chunk_bytes` of a tower: the fastest by configs/chunks.csv, else `LARGEST_BYTES`.
+
+    No store key contains it: a chunk's size changes rounding alone, as do the batch, the number of devices
+    and the chip, which are in no key either.
+
+    Args:
+        chip: the kind of device; see `clipjax.devices.platforms.chip_of`.
+        tower: its config.
+    """
+    return _fastest().get((chip, sizes_of(tower)), LARGEST_BYTES)
+
+
+def sizes_of(tower: Any) -> str:
+    """Towers of one value run alike: the class of a config and its sizes, without flags and `embed_dim`."""
+    sizes = {name: value for name, value in vars(tower).items() if name != "embed_dim"}
+    cells = [f"{name}={_text(value)}" for name, value in sizes.items() if _is_size(value)]
+    return " ".join([type(tower).__name__, *cells])
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@functools.cache
+def _fastest() -> dict[tuple[str | None, str], float]:
+    estimates: dict[tuple[str | None, str], list[tuple[float, float]]] = {}
+    for row in read_csv(config_dir() / "chunks.csv"):
+        of_tower = estimates.setdefault((row["chip"], row["sizes"]), [])
+        of_tower.append((float(row["ms"]), float(row["megabytes"]) * 1e6))
+    return {tower: min(each)[1] for tower, each in estimates.items()}
+
+
+def in_chunks(tower: Callable[[Array], Array], inputs: Array, mode: Mode) -> Array:
     """`tower(inputs)` [B, ...] -> [B, ...], as many examples at a time as leave a product's result small.
 
-    devices: the compiler splits the batch over this many, in order. Each takes its own examples in chunks of
-        equal size, if need be with zeros at the end. A batch that they do not share evenly runs whole.
+    mode: states the devices over which the compiler splits the batch, in order. Each takes its own examples
+        in chunks of equal size, if need be with zeros at the end. A batch that they do not share evenly runs
+        whole.
     """
+    devices = mode.devices
     own = len(inputs) // devices
-    count = -(-own // together(tower, inputs))
+    count = -(-own // together(tower, inputs, mode.chunk_bytes))
     if count <= 1 or len(inputs) % devices:
         return tower(inputs)
     size, rest = -(-own // count), inputs.shape[1:]
@@ -36,16 +82,18 @@ def in_chunks(tower: Callable[[Array], Array], inputs: Array, devices: int) -> A
     return outputs.reshape(devices, count * size, *rest)[:, :own].reshape(len(inputs), *rest)
 
 
-def together(tower: Callable[[Array], Array], inputs: Array) -> int:
-    """The number of examples to run at a time: a power of two."""
+def together(tower: Callable[[Array], Array], inputs: Array, most: float) -> int:
+    """The number of examples to run at a time, a power of two. most: bytes of a product's largest result."""
     example = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
-    largest = max(map(_tiled_bytes, _products(jax.make_jaxpr(tower)(example).jaxpr)), default=1)
-    return 2 ** max(0, math.floor(math.log2(LARGEST_BYTES / largest)))
+    program = jax.make_jaxpr(tower)(example).jaxpr
+    products = (e for e in equations(program) if e.primitive.name in ("dot_general", "conv_general_dilated"))
+    largest = max((_tiled_bytes(each.outvars[0].aval) for each in products), default=1)
+    return 2 ** max(0, math.floor(math.log2(most / largest)))
 
 
-def is_small(batch: Array, devices: int) -> bool:
+def is_small(batch: Array, mode: Mode) -> bool:
     """Whether each device's share of a batch would fit in a chunk."""
-    return _tiled_bytes(batch) <= LARGEST_BYTES * devices
+    return _tiled_bytes(batch) <= mode.chunk_bytes * mode.devices
 
 
 def _tiled_bytes(array: Any) -> int:
@@ -53,16 +101,3 @@ def _tiled_bytes(array: Any) -> int:
     *outer, rows, columns = (1, 1, *array.shape)
     tiles = -(-rows // 8) * -(-columns // 128)  # -(-a // b) is a / b rounded up
     return math.prod(outer) * tiles * 8 * 128 * array.dtype.itemsize
-
-
-def _products(jaxpr: Jaxpr) -> Iterator[Any]:
-    """The results of a program's dots and convolutions, also of those in loops."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield equation.outvars[0].aval
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, ClosedJaxpr):
-                    yield from _products(inner.jaxpr)
-                elif isinstance(inner, Jaxpr):
-                    yield from _products(inner)

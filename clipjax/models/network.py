@@ -8,6 +8,7 @@ under "vision" and "text" or "head" (leaves: each family's docstring). A dual en
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections import OrderedDict
@@ -24,7 +25,7 @@ from jaxtyping import Float32
 from clipjax.errors import DataError, UsageError
 from clipjax.guards import known_name
 from clipjax.models.arch import Arch, family_of
-from clipjax.models.chunks import in_chunks
+from clipjax.models.chunks import LARGEST_BYTES, chunk_bytes, in_chunks
 from clipjax.models.cut import any_cut
 from clipjax.models.modules.forms import form
 from clipjax.models.param_tree import (
@@ -113,6 +114,7 @@ class Network:
         capture: Literal[False] = False,
         platform: str | None = None,
         devices: int = 1,
+        chip: str | None = None,
     ) -> Features: ...
     @overload
     def encode_image(
@@ -124,6 +126,7 @@ class Network:
         capture: Literal[True],
         platform: str | None = None,
         devices: int = 1,
+        chip: str | None = None,
     ) -> tuple[Features, Stages]: ...
     def encode_image(
         self,
@@ -134,6 +137,7 @@ class Network:
         capture: bool = False,
         platform: str | None = None,
         devices: int = 1,
+        chip: str | None = None,
     ) -> Features | tuple[Features, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
@@ -146,13 +150,15 @@ class Network:
                 grid of patches, and stages of ConvNeXt, run the batch in chunks on a "tpu"
                 (`clipjax.models.chunks`).
             devices: over which the compiler splits the batch; 1 in `shard_map`.
+            chip: the mesh's, `chip_of` there: decides the size of the chunks.
 
         Raises:
             DataError: params or images that do not fit.
         """
         self.check_images(images)
         images = images.astype(DTYPE[precision])
-        return self._run("vision", params, images, precision, _inference(platform, devices), capture)
+        mode = _inference(platform, devices, chunk_bytes(chip, self.arch.vision))
+        return self._run("vision", params, images, precision, mode, capture)
 
     def encode_dense(
         self,
@@ -190,7 +196,7 @@ class Network:
         patch = family.patch(self.arch.vision) if family.patch else 1
         height, width = (side // patch for side in images.shape[1:3])
         vision = self._checked("vision", params)
-        mode = Mode(training=None, platform=None, attention=attention, devices=1)
+        mode = dataclasses.replace(_inference(), attention=attention)
         tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
             maps = family.dense(tower, images.astype(DTYPE[precision]), ascending)
@@ -243,6 +249,7 @@ class Network:
         capture: Literal[False] = False,
         platform: str | None = None,
         devices: int = 1,
+        chip: str | None = None,
     ) -> Features: ...
     @overload
     def encode_text(
@@ -254,6 +261,7 @@ class Network:
         capture: Literal[True],
         platform: str | None = None,
         devices: int = 1,
+        chip: str | None = None,
     ) -> tuple[Features, Stages]: ...
     def encode_text(
         self,
@@ -264,6 +272,7 @@ class Network:
         capture: bool = False,
         platform: str | None = None,
         devices: int = 1,
+        chip: str | None = None,
     ) -> Features | tuple[Features, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
@@ -274,7 +283,8 @@ class Network:
             DataError: no text tower, or params or ids that do not fit.
         """
         self._check_ids(ids)
-        return self._run("text", params, ids, precision, _inference(platform, devices), capture)
+        mode = _inference(platform, devices, chunk_bytes(chip, self.arch.text))
+        return self._run("text", params, ids, precision, mode, capture)
 
     def _check_ids(self, ids: Array) -> None:
         if self.arch.text is None:
@@ -409,7 +419,7 @@ class Network:
         with jax.default_matmul_precision(MATMUL[precision]):
             if not capture and self._in_chunks(tower, params[tower], precision, mode):
                 stages = {}
-                features = in_chunks(lambda some: module(some, False)[0], inputs, mode.devices)
+                features = in_chunks(lambda some: module(some, False)[0], inputs, mode)
             else:
                 features, stages = module(inputs, capture)
         features = features.astype(jnp.float32)
@@ -435,12 +445,12 @@ class Network:
         return nnx.merge(bound_graph(self.arch, name, mode), jax.tree.map(jnp.asarray, read))
 
 
-def _inference(platform: str | None = None, devices: int = 1) -> Mode:
-    return Mode(training=None, platform=platform, attention="tokens", devices=devices)
+def _inference(platform: str | None = None, devices: int = 1, most: float = LARGEST_BYTES) -> Mode:
+    return Mode(training=None, platform=platform, attention="tokens", devices=devices, chunk_bytes=most)
 
 
 def _training(training: Training, platform: str | None) -> Mode:
-    return Mode(training=training, platform=platform, attention="tokens", devices=1)
+    return dataclasses.replace(_inference(platform), training=training)
 
 
 def _moved(before: Params, of_batch: Params) -> Params:

@@ -38,12 +38,14 @@ class Mode:
     attention: what a token attends to: all tokens of its image ("tokens"), or the same token of all images of
         the batch ("reference_batch"; see `Network.encode_dense`).
     devices: over which the compiler splits the batch; 1 in `shard_map`.
+    chunk_bytes: the most of a product's result for the examples of a chunk (`clipjax.models.chunks`).
     """
 
     training: Training | None
     platform: str | None
     attention: Attends
     devices: int
+    chunk_bytes: float
 
     @property
     def batch_norm(self) -> Literal["batch", "per_device", "frozen"]:

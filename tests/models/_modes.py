@@ -6,14 +6,20 @@ from typing import TypeVar
 
 from flax import nnx
 
+from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.modules.binding import bind
 from clipjax.models.training import Mode, Training
 
 M = TypeVar("M", bound=nnx.Module)
 
 
-def mode_of(training: Training | None = None, platform: str | None = None, devices: int = 1) -> Mode:
-    return Mode(training=training, platform=platform, attention="tokens", devices=devices)
+def mode_of(
+    training: Training | None = None,
+    platform: str | None = None,
+    devices: int = 1,
+    most: float = LARGEST_BYTES,
+) -> Mode:
+    return Mode(training=training, platform=platform, attention="tokens", devices=devices, chunk_bytes=most)
 
 
 INFERENCE = mode_of()

@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 
 from clipjax.data.pixels.normalize import normalize
-from clipjax.devices.platforms import platform_of
+from clipjax.devices.platforms import chip_of, platform_of
 from clipjax.devices.sharding import DATA, batch_sharding
 from clipjax.errors import UsageError
 from clipjax.finetune import outcome
@@ -137,7 +137,12 @@ def coop_loss(setup: Setup, size: int) -> Loss:
             return batch["features"]
         pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
         features = network.encode_image(
-            params, pixels, precision=recipe.precision, platform=platform, devices=mesh.size
+            params,
+            pixels,
+            precision=recipe.precision,
+            platform=platform,
+            devices=mesh.size,
+            chip=chip_of(mesh),
         )
         return jax.lax.stop_gradient(features)
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from clipjax.data.pixels.normalize import normalize
-from clipjax.devices.platforms import platform_of
+from clipjax.devices.platforms import chip_of, platform_of
 from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
 from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.linear_head import accuracy_on
@@ -115,7 +115,12 @@ def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
             return batch["features"]
         pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
         return network.encode_image(
-            params, pixels, precision=recipe.precision, platform=platform, devices=mesh.size
+            params,
+            pixels,
+            precision=recipe.precision,
+            platform=platform,
+            devices=mesh.size,
+            chip=chip_of(mesh),
         )
 
     def loss(params: Params, batch: dict[str, Array], key: Any) -> tuple[Array, Aux]:

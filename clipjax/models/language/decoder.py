@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int32
 
 from clipjax.devices.platforms import platform_of
 from clipjax.errors import DataError
+from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.language import transformer
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.sharding import MODEL
@@ -58,7 +59,9 @@ class Decoder:
 
     @staticmethod
     def _mode(platform: str | None) -> Mode:
-        return Mode(training=None, platform=platform, attention="tokens", devices=1)
+        return Mode(
+            training=None, platform=platform, attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES
+        )
 
     def joined(self, dtype: Any) -> int:
         """The number of key heads to join in a cache: on a TPU as many as fill a tile of queries."""

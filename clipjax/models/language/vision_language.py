@@ -18,6 +18,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, Int32
 
 from clipjax.models.arch import Arch, family_of
+from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.language.config import LanguageConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.projector import Projector
@@ -65,7 +66,7 @@ def image_tokens(
 
 def projector_of(arch: Arch, params: Params) -> Projector:
     """The layers with these params. They are few: in every pass they mean the forms of no platform."""
-    mode = Mode(training=None, platform=None, attention="tokens", devices=1)
+    mode = Mode(training=None, platform=None, attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES)
     return nnx.merge(bound_graph(arch, "projector", mode), params)
 
 

@@ -199,7 +199,7 @@ class Mlp(Layer):
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         hidden = checkpoint_name(self.c_fc(x), KEPT)
-        allowed = ("products_apart", "plain") if is_small(hidden, self.mode.devices) else ("plain",)
+        allowed = ("products_apart", "plain") if is_small(hidden, self.mode) else ("plain",)
         if form("mlp", self.mode, x.dtype, allowed) == "products_apart":
             # Otherwise a v6e's compiler fuses the two products into one operation, 1.4 times as long.
             hidden = jax.lax.optimization_barrier(hidden)

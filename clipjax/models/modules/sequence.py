@@ -47,8 +47,8 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
     Returns: the last output; if `capture`, all outputs on a new leading axis.
     """
     if not (capture or shared) and _chunked(blocks, x):
-        devices = mode_of_block(blocks).devices
-        return in_chunks(lambda some: _scan(blocks, some, capture=False)[0], x, devices), None
+        mode = mode_of_block(blocks)
+        return in_chunks(lambda some: _scan(blocks, some, capture=False)[0], x, mode), None
     return _scan(blocks, x, *shared, capture=capture)
 
 
