@@ -6,8 +6,9 @@
     .venv-gpu-aot/bin/python benchmarks/models/aot_table.py h100 vit_b_32-openai --part vision
 
 Saves every row in docs/hardware/tpu.json or gpu_aot.json at once (replacing an older one of the same tower,
-precision and chip). Then rewrites the tables, and configs/tower_rates.csv, which the hours of a sweep come
-from. Without ids it only rewrites these.
+precision and chip). Rows of `--start 64`, the batch of a run of few images, stand beside those of larger
+batches. Then rewrites the tables, and configs/tower_rates.csv, which the hours of a sweep come from. Without
+ids it only rewrites these.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import typer
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
+from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.estimates.aot import LARGEST, Executable, TowerRow
 from clipjax.estimates.aot_gpu import BATCH, GpuExecutable, gpu_table
 from clipjax.estimates.aot_language import table_of
@@ -73,13 +75,12 @@ def main(
     parts, (tpus, gpus) = part.split(","), by_kind(chips.split(","))
     for row in tpu_rows(ids, tpus, parts, precisions, start or LARGEST) if ids and tpus else ():
         print(" | ".join(table_cells(row)), flush=True)
-        keep(RECORD, {**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
+        keep(RECORD, {**record_of(row), "libtpu": version("libtpu")})
     for row in (
         gpu_table(ids, gpus, parts=parts, precisions=precisions, start=start or BATCH) if ids and gpus else ()
     ):
         print(" | ".join(gpu_cells(row)), flush=True)
-        form = forward_version(row.precision)
-        keep(GPU_RECORD, {**dataclasses.asdict(row), "jax": version("jax"), "forward": form})
+        keep(GPU_RECORD, record_of(row))
     records = json.loads(RECORD.read_text())
     PAGE.write_text(page(records))
     RATES.write_text(rates(records))
@@ -97,24 +98,37 @@ def tpu_rows(
     )
 
 
+def record_of(row: TowerRow) -> dict[str, Any]:
+    form = forward_version(row.precision)
+    return {**dataclasses.asdict(row), "jax": version("jax"), "forward": form}
+
+
 def keep(path: Path, record: dict[str, Any]) -> None:
     """Put a record into the file; it replaces an older one of the same program."""
     records = json.loads(path.read_text()) if path.exists() else []
-    kept = {tuple(old[key] for key in KEY): old for old in records}
-    kept[tuple(record[key] for key in KEY)] = record
+    kept = {program_of(each): each for each in [*records, record]}
     path.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
+
+
+def program_of(record: dict[str, Any]) -> tuple[Any, ...]:
+    return *(record[key] for key in KEY), record.get("start") == IMAGE_BATCH
 
 
 def page(records: list[dict[str, Any]]) -> str:
     """docs/hardware/tpu.md with the tables of these records between their marks."""
-    rows = list(map(row_of, records))
+    records = sorted(records, key=lambda record: (program_of(record)[:-1], row_of(record).examples))
+    largest = {program_of(record)[:-1]: record for record in records}.values()
     compilers = sorted({f"JAX {record['jax']}, libtpu {record['libtpu']}" for record in records})
-    table = markdown_table(table_titles(), list(map(table_cells, rows)))
+    cells = [(*table_cells(row_of(record)), str(record["forward"])) for record in largest]
+    table = markdown_table((*table_titles(), "version"), cells)
+    estimated = [(estimate_cells(row_of(record)), str(record["forward"])) for record in records]
     return with_tables(
         PAGE.read_text(),
         {
             "table": f"{table}\nCompiled with {'; '.join(compilers)}.\n",
-            "estimates": markdown_table(estimate_titles(), list(filter(None, map(estimate_cells, rows)))),
+            "estimates": markdown_table(
+                (*estimate_titles(), "version"), [(*cells, form) for cells, form in estimated if cells]
+            ),
         },
     )
 
@@ -145,7 +159,7 @@ def older(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def rates(records: list[dict[str, Any]]) -> str:
     """configs/tower_rates.csv: the share of its peak that a chip reaches with each tower and "prefill"."""
     found = {}
-    for row in map(row_of, records):
+    for row in sorted(map(row_of, records), key=lambda row: row.examples):  # the largest batch wins
         share, chip = share_of_peak(row), row.chip.partition(":")[0]
         if share is not None and row.tower not in ("decode", *STEPS):
             arch = model_card(row.model).arch.name

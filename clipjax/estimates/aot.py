@@ -100,6 +100,11 @@ class TowerRow:
     problem: str | None = None
     start: int = LARGEST
 
+    @property
+    def examples(self) -> int:
+        """Of the estimate, or of the program; 0 without one."""
+        return 0 if self.executable is None else self.executable.timed
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -213,6 +213,26 @@ def test_the_kept_table_is_that_of_its_record() -> None:
     assert not missing, "benchmarks/models/aot_table.py compiles a member of the missing family"
 
 
+def test_rows_of_the_small_batch_stand_beside_those_of_the_large(tmp_path: Path) -> None:
+    """The first table and the rates have the large one, whichever came last; a row replaces its own kind."""
+    records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
+    large = next(each for each in records if each["start"] == 256 and each["executable"]["estimate"])
+    slow = {**large["executable"]["estimate"], "cycles": 10**10}
+    small = {**large, "start": 64, "executable": {**large["executable"], "batch": 64, "estimate": slow}}
+    path = tmp_path / "tpu.json"
+    for record in ({**large, "forward": 1}, small, large):
+        aot_table.keep(path, record)
+    kept = json.loads(path.read_text())
+    assert kept == [large, small]
+    name = large["model"]
+    for order in (kept, kept[::-1]):
+        assert aot_table.rates(order) == aot_table.rates([large])
+        table, _, estimates = aot_table.page(order).partition("<!-- estimates: begin -->")
+        assert table.count(f"| {name} |") == 1
+        batches = [line.split(" | ")[4] for line in estimates.splitlines() if line.startswith(f"| {name} |")]
+        assert batches[:2] == ["64", "256"]
+
+
 def test_the_kept_programs_of_vision_language_models() -> None:
     """Both decoders and both image towers, on 4 and 8 chips; a layer sums twice and gathers nothing."""
     records = json.loads((ROOT / "docs" / "hardware" / "tpu.json").read_text())
