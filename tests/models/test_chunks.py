@@ -16,7 +16,9 @@ from jax.sharding import PartitionSpec
 
 from clipjax.config import config_dir
 from clipjax.devices.jaxprs import equations
+from clipjax.devices.platforms import chip_of
 from clipjax.devices.sharding import batch_sharding, make_mesh
+from clipjax.embeddings import forward
 from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models import chunks
 from clipjax.models.arch import Arch, load_arch, narrow_arch
@@ -141,6 +143,26 @@ def test_the_chip_decides_the_chunks(arch: Arch, chunked: int, monkeypatch: pyte
     whole, one_by_one = (run(params, jax.device_put(x, split), chip=chip) for chip in ("large", "small"))
     assert len(one_by_one.sharding.device_set) == 8
     assert jnp.sum(unit_norm(one_by_one) * unit_norm(whole), -1).min() > 0.9999
+
+
+def test_embedding_states_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = []
+
+    def encode(self: Network, params: Any, inputs: jax.Array, **where: Any) -> jax.Array:
+        stated.append((where["platform"], where["chip"]))
+        return jnp.ones((len(inputs), 3))
+
+    for name in ("encode_image", "encode_text"):
+        monkeypatch.setattr(Network, name, encode)
+    monkeypatch.setattr(forward, "platform_of", lambda mesh: "tpu")
+    monkeypatch.setattr(forward, "chip_of", lambda mesh: "TPU v6 lite")
+    network, mesh = Network(CLIP_VIT), make_mesh(jax.devices()[:1])
+    image_step = forward._image_step.__wrapped__(network, mesh, "fast", True, (0.5,) * 3, (0.5,) * 3)
+    text_step = forward.text_step.__wrapped__(network, mesh, "fast")
+    for step, batch in ((image_step, np.zeros((2, 8, 8, 3), np.uint8)), (text_step, np.zeros((2, 7), int))):
+        step({}, batch)
+    assert stated == [("tpu", "TPU v6 lite")] * 2
+    assert chip_of(mesh) == "cpu"
 
 
 @pytest.mark.parametrize("cut", [False, True])
