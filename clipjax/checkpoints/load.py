@@ -55,7 +55,7 @@ def load_model(
 
         model = load_model("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")          # from the hub
         model = load_model("mine.pt", card="open_clip:ViT-B-32")             # bare weights of an architecture
-        model = load_model("b32")                                            # a folder that `convert` wrote
+        model = load_model("mine")                                           # a folder that `convert` wrote
         features = model.encode_image(images)                                # [B, H, W, 3] -> [B, E]
 
     Args:

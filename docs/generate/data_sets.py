@@ -26,6 +26,22 @@ def data_sets_part() -> str:
     return "".join(parts) + section(DEMO, table(["data set", "what it is", "tasks", "picture at"], demo))
 
 
+def places_part() -> str:
+    """A line for each published data set or family: its folder below the data root, and its tasks."""
+    families = by_family(card for card in registered_cards() if not card.demo and card.source)
+    heads = ["data set", "folder below the data root", "classes", "tasks"]
+    return table(heads, (_place(name, cards) for name, cards in families.items()))
+
+
+def _place(name: str, cards: Sequence[DatasetCard]) -> list[str]:
+    first = cards[0]
+    place = first.place or first.name
+    for axis, value in first.variant.items() if len(cards) > 1 else ():
+        name, place = f"{name}:{axis.upper()}", place.replace(str(value), axis.upper())
+    many = f"{code(name)} ({len(cards)})" if len(cards) > 1 else code(name)
+    return [many, code(place), code(first.label_space or ""), _join(first.tasks)]
+
+
 def files_part() -> str:
     """A line for each data set or family that has files; those that come in the same files share one."""
     groups: dict[tuple[CardFile, ...], list[list[DatasetCard]]] = {}

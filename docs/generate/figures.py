@@ -1,4 +1,4 @@
-"""The figures and tables of configs/figures, and the columns of the files with their numbers."""
+"""The figures and tables of configs/figures, and the columns of files and of the curation table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from clipjax.analysis.figures.numbers import FRONT, PEOPLE, POINT, TREND
 from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
+from clipjax.analysis.rows.curation import columns
 from docs.generate.markdown import code, table, text
 
 
@@ -25,9 +26,15 @@ def figure_columns_part() -> str:
     return "".join(f"{title}.\n\n{_columns(columns)}" for title, columns in files.items())
 
 
-def _columns(columns: Mapping[str, str]) -> str:
+def curation_part() -> str:
+    """A line for each column of the curation table: the rows whose mean it is."""
+    lines = ([text(column.title), ", ".join(map(code, column.terms))] for column in columns())
+    return table(["column", "the mean of"], lines)
+
+
+def _columns(contents: Mapping[str, str]) -> str:
     names: list[tuple[list[str], str]] = []
-    for name, words in columns.items():
+    for name, words in contents.items():
         if not names or names[-1][1] != words:
             names.append(([], words))
         names[-1][0].append(code(name))

@@ -7,9 +7,10 @@ from docs.generate.commands import commands_part
 from docs.generate.comparisons import comparisons_part
 from docs.generate.config_files import config_files_part
 from docs.generate.corruptions import corruptions_part
-from docs.generate.data_sets import data_sets_part, files_part
-from docs.generate.figures import figure_columns_part, figures_part
+from docs.generate.data_sets import data_sets_part, files_part, places_part
+from docs.generate.figures import curation_part, figure_columns_part, figures_part
 from docs.generate.models import facts_part, families_part, models_part, open_clip_part
+from docs.generate.predictions import predictions_part
 from docs.generate.published_sources import published_sources_part
 from docs.generate.python import metrics_part, python_part
 from docs.generate.refusals import refusals_part
@@ -22,6 +23,7 @@ PARTS: Parts = {
     "comparisons": comparisons_part,
     "config_files": config_files_part,
     "corruptions": corruptions_part,
+    "curation": curation_part,
     "data_sets": data_sets_part,
     "facts": facts_part,
     "families": families_part,
@@ -31,6 +33,8 @@ PARTS: Parts = {
     "metrics": metrics_part,
     "models": models_part,
     "open_clip": open_clip_part,
+    "places": places_part,
+    "predictions": predictions_part,
     "published_sources": published_sources_part,
     "python": python_part,
     "refusals": refusals_part,

@@ -42,7 +42,7 @@ CLASSES = ("cat", "rocket")
 STAND_INS = {
     "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "clip",
     "vit_b_32-openai": "clip",
-    "b32": "clip",
+    "mine": "clip",
     "w.safetensors": "clip",
     "mine.pt": "clip",
     "lite0": "classifier",

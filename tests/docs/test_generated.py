@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import clipjax
+from clipjax.analysis.rows.curation import columns
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.cli import app
 from clipjax.data.cards import registered_cards
@@ -78,6 +79,29 @@ def test_a_line_has_the_files_of_a_family_and_of_data_sets_that_share_them() -> 
     assert line in made("files")
     with_files = {card.name.partition(":")[0] for card in registered_cards() if card.files}
     assert set(re.findall(r"`(\w+)(?::\*)?`", made("files"))) == with_files
+
+
+def test_a_place_is_the_folder_of_every_card_of_its_family() -> None:
+    lines = dict(re.findall(r"^\| `([^`]+)`[^|]*\| `([^`]+)` \|", made("places"), re.MULTILINE))
+    assert lines["imagenet_c:CORRUPTION:SEVERITY"] == "ImageNet-C/CORRUPTION/SEVERITY"
+    assert lines["imagenet_r"] == "imagenet-r"
+    published = [card for card in registered_cards() if not card.demo and card.source]
+    by_name = {name.partition(":")[0]: place for name, place in lines.items()}
+    assert by_name.keys() == {card.name.partition(":")[0] for card in published}
+    for card in published:
+        place = by_name[card.name.partition(":")[0]]
+        for axis, value in card.variant.items():
+            place = place.replace(axis.upper(), str(value))
+        assert place == (card.place or card.name)
+
+
+def test_every_file_of_predictions_and_every_column_of_the_curation_table_is_there() -> None:
+    assert "| `imagenet_x` | `.npz` | `logits`, `ids` | `labels` |" in made("predictions")
+    takes = [task.predictions for task in all_tasks().values()]
+    forms = sum(bool(each.arrays) + (each.csv is not None) for each in takes)
+    assert len(re.findall(r"^\| `", made("predictions"), re.MULTILINE)) == forms > 5
+    terms = [f"`{term}`" for column in columns() for term in column.terms]
+    assert re.findall(r"`[^`]+`", made("curation")) == terms
 
 
 def test_every_published_data_set_has_a_licence_and_a_way_to_it() -> None:
