@@ -3,7 +3,7 @@
     title = "Accuracy on the natural shifts"
     models = [
         "vit_b_32-openai",
-        { path = "mine/b32", name = "mine", facts_of = "vit_b_32-openai" },
+        { path = "runs/mine", name = "tuned", facts_of = "vit_b_32-openai" },
         { group = "clip", train_source = ["WIT", "LAION-2B"] },
         "mine:build",
         "torch:timm:resnet50.a1_in1k",

@@ -83,9 +83,10 @@ def from_sample(options: FromSampleOptions) -> None:
 
         clipjax results from-sample --model vit_b_16-openai
 
-        clipjax results from-sample --model b16 --minus b32 --dataset val
+        clipjax results from-sample --model vit_b_16-openai \
+            --minus vit_b_32-openai --dataset imagenet_val
 
-        clipjax results from-sample results --model b16 --json
+        clipjax results from-sample results --model vit_b_16-openai --json
     """
     checked(options.where.path)
     found = _estimates(options)

@@ -40,14 +40,14 @@ def finetune(options: FinetuneOptions) -> None:
 
         clipjax finetune list
 
-        clipjax finetune flyp --model b32 --data imagenet/train \
+        clipjax finetune flyp --model vit_b_32-openai --data imagenet/train \
             --dataset imagenet_train --out flyp
 
         clipjax finetune tip_adapter --model vit_b_32-openai --data photos \
             --hold-out 4 --shots 16 --out tip
 
-        clipjax finetune flyp --recipe flyp_few_shot --model b32 --data photos \
-            --out flyp --evaluate robustness --data-root /data
+        clipjax finetune flyp --recipe flyp_few_shot --model vit_b_32-openai \
+            --data photos --out flyp --evaluate robustness --data-root /data
     """
     if options.method == "list":
         list_methods(options.as_json)

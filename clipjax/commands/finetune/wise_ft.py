@@ -102,8 +102,8 @@ def wise_ft(options: WiseOptions) -> None:
         clipjax wise-ft vit_b_32-openai flyp/seed1/model --alpha 0.5 \
             --out wise
 
-        clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness \
-            --data-root /data
+        clipjax wise-ft vit_b_32-openai ce/seed1/model --out wise \
+            --evaluate robustness --data-root /data
     """
     check_names(models=(options.base,))
     from clipjax.finetune.wise_ft import ALPHAS

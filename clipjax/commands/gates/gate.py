@@ -43,8 +43,8 @@ def gate(options: OneOptions) -> None:
             --against vit_b_32-openai --suite suite:table1 --data-root /data
 
         clipjax gate epoch_3 "not_worse(top1, 0.005) on imagenet_val" \
-            "better(top1, 0.01) on imagenet_r" --against b32 --suite mine.toml \
-            --planned 10 --out gate
+            "better(top1, 0.01) on imagenet_r" --against vit_b_32-openai \
+            --suite mine.toml --planned 10 --out gate
     """
     shared = options.shared
     judge = shared.gate(options.conditions)

@@ -85,7 +85,7 @@ def convert(options: ConvertOptions) -> None:
     Examples:
 
         clipjax convert open_clip_model.safetensors \
-            --card vit_b_32-laion2b_s34b_b79k --out b32
+            --card vit_b_32-laion2b_s34b_b79k --out mine
 
         clipjax convert w.pt --card vit_b_32-openai --name mine \
             --fact train_source=CC12M

@@ -65,7 +65,7 @@ def embed(options: EmbedOptions) -> None:
         clipjax embed --model vit_b_32-openai --data imagenet/val \
             --dataset imagenet_val --out b32_val
 
-        clipjax embed --model b32 --data photos --texts prompts.txt \
+        clipjax embed --model vit_b_32-openai --data photos --texts prompts.txt \
             --format parquet --out photos_b32
     """
     if options.model is None:

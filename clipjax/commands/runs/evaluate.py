@@ -44,13 +44,13 @@ def evaluate(options: EvaluateOptions) -> None:
         clipjax eval zeroshot --model my/clip --data photos/ \
             --prompts openai_7 --limit 500
 
-        clipjax eval ood --model b32 --data ninco --dataset ninco \
+        clipjax eval ood --model vit_b_32-openai --data ninco --dataset ninco \
             --id-data imagenet/val
 
-        clipjax eval shifts --model b32 --data-root /data
+        clipjax eval shifts --model vit_b_32-openai --data-root /data
 
-        clipjax eval prompts --model b32 --data-root /data --prompts openai_80 \
-            --prompts openai_80+cupl.json
+        clipjax eval prompts --model vit_b_32-openai --data-root /data \
+            --prompts openai_80 --prompts openai_80+cupl.json
 
         clipjax eval multiple_choice --model llava/ --data-root /data \
             --annotations run_of:resnet50.tv_in1k

@@ -1,6 +1,6 @@
 """The same images and prompts through both frameworks, end to end: where does the first number differ?
 
-    done = crosscheck("b32", Request("imagenet_val", "imagenet/val", limit=512))
+    done = crosscheck("vit_b_32-openai", Request("imagenet_val", "imagenet/val", limit=512))
     done.first_difference                   # None, or the name of a stage
     done.write("crosscheck")                # record.json and sheet.png
 
