@@ -1,4 +1,4 @@
-"""The body of a request about one picture, and what of its answer counts."""
+"""The body of a request about one picture, and the parts of its answer that are used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipjax.served.likelihood import FIELDS, likelihood_of
 from clipjax.storage.remote.web import MayPass
 
 _REQUEST_ID = re.compile("[0-9a-f]{32}")
-# Tokens with a higher log-probability are compared: rounding moves less likely ones too far.
+# Only tokens above this log-probability are compared: rounding changes the others too much.
 LIKELY = -5.0
 LONG = 20  # characters: a shorter id may occur again (Ollama's are numbers below 1000)
 TOP = 20  # tokens: the most that vLLM and OpenAI's protocol list
@@ -45,7 +45,7 @@ class AnotherModelError(DataError):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that counts.
+    """The parts of an answer that are used.
 
     Attributes:
         text: the whole answer.
@@ -61,8 +61,8 @@ class Reply:
     def difference(self, other: Reply) -> float:
         """How far two answers to one request differ.
 
-        Returns: the largest difference in log-probability among the tokens that both list and at least one
-            finds likely; infinity if there are none. If log-probabilities are missing: 0 for equal texts,
+        Returns: the largest difference in log-probability of the tokens that are in both lists, and likely in
+            one of them; infinity if there are none. If log-probabilities are missing: 0 for equal texts,
             infinity for others.
         """
         if self.top is None or other.top is None:
@@ -101,7 +101,7 @@ class ChatRequest:
 class Asker:
     """Sends questions to one model; any thread may ask.
 
-    The first answer's `model` and `system_fingerprint` are those that all others must have.
+    Every answer must have the `model` and `system_fingerprint` of the first.
     """
 
     def __init__(self, client: Client, identity: ServerIdentity) -> None:
@@ -116,7 +116,7 @@ class Asker:
 
         Raises:
             AnotherModelError: the answer is another model's.
-            MayPass, Refused: as `Client.post`; MayPass also for what is no answer to this request.
+            MayPass, Refused: as `Client.post`; MayPass also if the answer is not one to this request.
         """
         body, request_id = self._body(question), uuid.uuid4().hex
         self._sent.add(request_id)

@@ -16,8 +16,8 @@ from clipjax.data.cards import DatasetCard, load_dataset, registered_cards
 from clipjax.data.examples import examples_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures" / "samples"
-ACROSS, COLOURS = 4, 64  # images in a picture, and its colours: a few kilobytes
-# Published data set -> the demo's in the same layout, with the same kind of item.
+ACROSS, COLOURS = 4, 64  # images side by side, and colours of the file: few, to keep it small
+# Published data set -> the demo data set in the same layout: images, pairs, captions or frames, as there.
 LIKE = {
     "cue_conflict": "demo_cues",
     "cue_conflict_16": "demo_cues",
@@ -58,17 +58,17 @@ WITHOUT = {
 
 
 def sample_of(name: str) -> str:
-    """Markdown: a picture with its origin, or why there is none."""
+    """Markdown: the sample picture of a published data set, or why there is none."""
     if name in WITHOUT:
         return f"No sample picture: {WITHOUT[name]}."
     own = LIKE[name]
-    alike = f"It has the layout and the kind of item of `{name}`, and none of its images"
+    alike = f"Its files have the layout of `{name}`; none of them is from `{name}`"
     picture = f"![Items of {own}](../pictures/samples/{own}.png)"
     return f"{picture}\n\nRendered by clipjax: the demo's `{own}`. {alike}."
 
 
 def cards_with_sample() -> list[DatasetCard]:
-    """One of each family, the last of its variants."""
+    """One card of each family of the demo's data sets: its last variant."""
     demo = (card for card in registered_cards() if card.demo)
     last = {card.name.partition(":")[0]: card for card in demo}
     return [card for name, card in last.items() if name in LIKE.values()]

@@ -33,7 +33,7 @@ AXIS = {
     **dict.fromkeys(LIMITS, "its interval"),
     "n_images": "its number of images",
     "part": "the images that it covers, where a row is not of its whole data set",
-    "rows": "the rows behind it, each with its run",
+    "rows": "the result rows that the number comes from, each with its run",
 }
 POINT = {
     **_PLACE,
@@ -62,7 +62,7 @@ PEOPLE = {
     "images": "the number of images",
     "value": "the mean of people",
     **dict.fromkeys(LIMITS, "its interval"),
-    "row": "the row behind it",
+    "row": "the result row that the mean comes from",
 }
 ESTIMATES = {
     "slope": "slope in the axes' coordinates, with bootstrap limits from 5 models on",
