@@ -41,7 +41,7 @@ def shape_bias_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
         panel.set_xlim(-0.02, 1.02)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.set_xlabel("shape bias: decisions for the shape / for the shape or the other cue")
-        panel.set_title("Of each category (markers) and of all images (lines)", loc="left")
+        panel.set_title("Shape bias of each category (markers) and of all images (lines)", loc="left")
         panel.grid(visible=False, axis="y")
         figure.legend(loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
