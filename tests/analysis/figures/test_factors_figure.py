@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from clipjax.analysis.figures.tasks import factors
+from clipjax.analysis.figures.tasks import cues, factors
 from clipjax.analysis.figures.tasks.cues import shape_bias_figure
 from clipjax.analysis.figures.tasks.factors import factor_figure
 from clipjax.cli import app
@@ -65,7 +66,7 @@ def test_rows_without_factors_are_refused(tmp_path: Path) -> None:
         factor_figure([row("a", "pose", 1.2)], tmp_path / "one", variant="multi/kept")
 
 
-def test_shape_bias_of_categories(tmp_path: Path) -> None:
+def test_shape_bias_of_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bias(model: str, part: str | None, value: float | None) -> dict[str, Any]:
         return {**row(model, "", value, "shape_bias"), "slice": part}
 
@@ -76,6 +77,11 @@ def test_shape_bias_of_categories(tmp_path: Path) -> None:
     assert moved[0].read_bytes() != png.read_bytes(), "the line of all images is drawn"
     with pytest.raises(DataError, match="run `clipjax eval shape_bias`"):
         shape_bias_figure(rows[2:], tmp_path / "none")
+    drawn: list[Figure] = []
+    monkeypatch.setattr(cues, "save_figure", lambda figure, _: drawn.append(figure))
+    shape_bias_figure(rows, tmp_path)
+    panel = drawn[0].axes[0]
+    assert panel.get_title("left").startswith("Shape bias of each category (markers)"), "it has a subject"
 
 
 def test_the_command_draws_such_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
