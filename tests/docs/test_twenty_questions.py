@@ -12,6 +12,7 @@ from _pages import DOCS, anchors, links, section
 PAGE = DOCS / "questions.md"
 ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", flags=re.MULTILINE)
 Way = list[tuple[Path, str]]
+FIRST = (DOCS / "index.md", "")
 
 
 def ways() -> list[tuple[str, Way, str]]:
@@ -21,13 +22,15 @@ def ways() -> list[tuple[str, Way, str]]:
 
 
 def _way(cell: str) -> Way:
+    """The pages of a cell, after the first page where it is left out."""
     parts = [target.partition("#") for target in re.findall(r"\]\(([^)]+)\)", cell)]
-    return [((PAGE.parent / name).resolve(), anchor) for name, _, anchor in parts]
+    way = [((PAGE.parent / name).resolve(), anchor) for name, _, anchor in parts]
+    return way if way[0] == FIRST else [FIRST, *way]
 
 
 def problem_of(way: Way, words: str) -> str | None:
     """Why a way does not answer; None if it does."""
-    if way[0] != (DOCS / "index.md", ""):
+    if way[0] != FIRST:
         return "it does not begin on the first page"
     if len(way) > 3:
         return f"it takes {len(way) - 1} clicks"
