@@ -12,6 +12,7 @@ import io
 import shutil
 from pathlib import Path
 
+import palette
 import PIL.Image
 from playwright.sync_api import sync_playwright
 
@@ -46,8 +47,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("section", nargs="?")
     asked = parser.parse_args()
-    picture = PIL.Image.open(io.BytesIO(screenshot(asked.page, asked.section)))
-    picture.convert("RGB").quantize(256, PIL.Image.Quantize.FASTOCTREE).save(asked.out, optimize=True)
+    palette.write(PIL.Image.open(io.BytesIO(screenshot(asked.page, asked.section))), asked.out)
 
 
 if __name__ == "__main__":

@@ -29,3 +29,10 @@ def test_one_interval_of_the_twenty_misses() -> None:
     drawing = DRAWN["interval"]()
     assert drawing.count('circle class="first"') == 19
     assert drawing.count('circle class="second"') == 1
+
+
+def test_no_picture_is_large() -> None:
+    """docs/palette.py makes a PNG smaller; a JPEG may have fewer pixels."""
+    pictures = [path for path in (DOCS / "pictures").rglob("*") if path.is_file()]
+    assert len(pictures) > 30
+    assert [path.name for path in pictures if path.stat().st_size > 150_000] == []

@@ -86,7 +86,7 @@ def test_what_is_drawn_is_what_the_task_counts(name: str, model: Any, worlds: An
         model, tmp_path / "x.png", **worlds[name], pairs=[row["id"] for row in rows], drawn=5
     )
     with PIL.Image.open(tmp_path / "x.png") as drawn:
-        assert drawn.width == 1000
+        assert drawn.width == 100 * drawing.WIDTH
     for row, side in zip(rows, sides):
         assert side.name == f"tiny, {row['id']}"
         pair = pairs.load(pairs.ids.index(row["id"]))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from clipjax.analysis.figures.style import RC, new_figure, write_picture
 
-WIDTH = 10.0  # inches
+WIDTH = 9.0  # inches
 STYLES: dict[bool, dict[str, Any]] = {
     True: {"color": "#007a2f"},
     False: {"color": "#d0001c", "linestyle": "--"},

@@ -131,7 +131,8 @@ def write_picture(figure: Figure, path: Path) -> Path:
     Raises DataError if the file cannot be written.
     """
     form = path.suffix.removeprefix(".")
-    options: Any = {"pil_kwargs": {"quality": 82}} if form in ("jpg", "jpeg") else {}
+    small = {"quality": 75, "optimize": True, "progressive": True}
+    options: Any = {"pil_kwargs": small} if form in ("jpg", "jpeg") else {}
     write_bytes(path, _rendered(figure, form, {}, dpi=100, **options))
     return path
 
