@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from scipy.stats import norm
 
@@ -111,6 +112,35 @@ def store_key() -> str:
     return page(784, 192, "What an entry of the store depends on", parts)
 
 
+def parity_and_fast() -> str:
+    """The way through either tower, and the bits of one number in both."""
+    parts = [box(10, 45, 130, ("pixels, texts", "", "box"))]
+    for y, name, dtype, style in (
+        (10, "parity", "float32", "first"),
+        (80, "fast", "bfloat16", "second"),
+    ):
+        parts += [line(140, 68, 186, y + 23, style), line(612, y + 23, 644, 68, style)]
+        parts += chain([(f"tower: {dtype}", name, "box"), ("embeddings", f"of {name}", "kept")], y, 198, 188)
+    parts += [box(646, 45, 130, ("heads, scores", "float32", "box"))]
+    parts += bits(160, np.array(1 / 3, np.float32), "float32")
+    parts += bits(194, np.array(1 / 3, ml_dtypes.bfloat16), "bfloat16")
+    legend = ((96, "sign and exponent: range"), (249, "fraction: precision"))
+    parts += [words(x, 238, text, "small", "start") for x, text in legend]
+    return page(784, 248, "The same scores from towers of two precisions, and the bits of 1/3 in both", parts)
+
+
+def bits(y: float, number: np.ndarray, name: str) -> list[str]:
+    """A row of the bits of one number: sign, exponent and fraction, then its value."""
+    size = number.dtype.itemsize
+    written = f"{int(number.view(f'u{size}')):0{8 * size}b}"
+    parts = [words(84, y + 19, name, anchor="end")]
+    for place_, bit in enumerate(written):
+        style = "kept" if place_ > 8 else "box"
+        parts += [f'<rect class="{style}" x="{96 + 17 * place_}" y="{y}" width="17" height="26"/>\n']
+        parts += [words(104.5 + 17 * place_, y + 18, bit, "small")]
+    return [*parts, words(652, y + 19, f"1/3 = {float(number):.8f}", anchor="start")]
+
+
 def label_space() -> str:
     classes = ["goldfish", "hen", "jeep", "missile", "pizza", "zebra"]
     heights = [38, 12, 20, 52, 46, 30]
@@ -192,7 +222,7 @@ def dot(x: float, y: float, style: str) -> str:
     return f'<circle class="{style}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>\n'
 
 
-DRAWINGS = (way_of_the_data, pixel_recipe, store_key, label_space, interval, trend)
+DRAWINGS = (way_of_the_data, pixel_recipe, store_key, parity_and_fast, label_space, interval, trend)
 
 if __name__ == "__main__":
     for draw in DRAWINGS:

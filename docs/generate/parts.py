@@ -9,6 +9,7 @@ from docs.generate.config_files import config_files_part
 from docs.generate.corruptions import corruptions_part
 from docs.generate.data_sets import data_sets_part, files_part, places_part
 from docs.generate.figures import curation_part, figure_columns_part, figures_part
+from docs.generate.forms import forms_part, versions_part
 from docs.generate.models import facts_part, families_part, models_part, open_clip_part
 from docs.generate.predictions import predictions_part
 from docs.generate.published_sources import published_sources_part
@@ -30,6 +31,7 @@ PARTS: Parts = {
     "figure_columns": figure_columns_part,
     "figures": figures_part,
     "files": files_part,
+    "forms": forms_part,
     "metrics": metrics_part,
     "models": models_part,
     "open_clip": open_clip_part,
@@ -39,4 +41,5 @@ PARTS: Parts = {
     "python": python_part,
     "refusals": refusals_part,
     "result_row": result_row_part,
+    "versions": versions_part,
 }

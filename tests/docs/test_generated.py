@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,12 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.cli import app
 from clipjax.data.cards import registered_cards
 from clipjax.evaluation.request import Request
+from clipjax.models.modules.forms import ALWAYS, FORMS, When
 from clipjax.results.row import Row
 from clipjax.tasks.task import all_tasks
 from docs.generate.commands import commands
 from docs.generate.config_files import RECORDS
+from docs.generate.forms import MEANINGS, taken
 from docs.generate.markdown import attributes, code, text
 from docs.generate.parts import PARTS
 from docs.generate.python import metric_modules
@@ -129,6 +131,22 @@ def test_every_refusal_of_the_list_is_there() -> None:
     text_of_part = made("refusals")
     assert len(errors) > 500
     assert [each for each in errors if code(each.replace("{}", "...")) not in text_of_part] == []
+
+
+def test_every_form_has_its_sentence() -> None:
+    """If a form is new or gone: `MEANINGS` in docs/generate/forms.py."""
+    assert {layer: [*meanings] for layer, (_, meanings) in MEANINGS.items()} == {
+        layer: [*forms] for layer, forms in FORMS.items()
+    }
+
+
+def test_where_a_form_is_taken_is_told_whole() -> None:
+    """Each field of `When` has its words; which of them the compiler decides is no matter of a reader."""
+    others = {"platform": "gpu", "dtype": "bfloat16", "training": False, "compiler": True}
+    assert {field.name for field in fields(When)} == {*others}
+    assert taken(When("gpu", "bfloat16", training=False)) == "`fast` on a GPU, not in training"
+    told = {name: taken(replace(ALWAYS, **{name: other})) for name, other in others.items()}
+    assert [name for name, words in told.items() if words == taken(ALWAYS)] == ["compiler"]
 
 
 @pytest.mark.parametrize("part", [name for name in PARTS if name not in ("python", "metrics")])
