@@ -79,7 +79,7 @@ def tower(request: Request) -> dict[str, Any]:
         return unit_norm(network.encode_image(params, images, precision=profile, platform=platform))
 
     images = jax.device_put(gpu_cases.images_of(network.arch.vision.image_size, request.batch))
-    encode = jax.jit(forward, compiler_options=network.compiler_options("vision"))
+    encode = jax.jit(forward, compiler_options=network.compiler_options("vision", profile))
     result = gpu_cases.timed(lambda: encode(params, images), jax.block_until_ready)
     flops = product_flops(jax.make_jaxpr(forward)(params, images).jaxpr)
     return {**result, "work": request.batch, "flops": flops, **checked(request, encode(params, images))}

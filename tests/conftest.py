@@ -99,6 +99,18 @@ def one_device() -> Iterator[list[Any]]:
         yield every
 
 
+@pytest.fixture(autouse=True)
+def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU is one without AVX512_BF16, whatever the host is: "fast" has one form, and keys no other."""
+    monkeypatch.setattr("clipjax.models.precision.this_cpu_multiplies_bfloat16", lambda: False)
+
+
+@pytest.fixture
+def with_bfloat16(monkeypatch: pytest.MonkeyPatch, without_bfloat16: None) -> None:
+    """The CPU is one with AVX512_BF16. XLA computes its form on any."""
+    monkeypatch.setattr("clipjax.models.precision.this_cpu_multiplies_bfloat16", lambda: True)
+
+
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests of files that were written just now are remembered, as of older ones."""

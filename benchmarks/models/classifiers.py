@@ -78,7 +78,7 @@ def measure(model_id: str, batch: int, rounds: int) -> dict[str, Any]:
     params, network, inputs = ours.params, ours.network, jnp.asarray(images)
     encode = jax.jit(
         lambda params, x: network.encode_image(params, x, precision="parity"),
-        compiler_options=network.compiler_options("vision"),
+        compiler_options=network.compiler_options("vision", "parity"),
     )
     head = classifier_head(ours)
 

@@ -55,7 +55,12 @@ def measure(batch: int, side: int, channels: int, width: int, rounds: int) -> di
 
     def ours(platform: str) -> Any:
         mode = Mode(
-            training=None, platform=platform, attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES
+            training=None,
+            platform=platform,
+            attention="tokens",
+            devices=1,
+            chunk_bytes=LARGEST_BYTES,
+            float32_products=False,
         )
         compiled = jax.jit(partial(conv2d, stride=1, padding="symmetric", mode=mode))
         inputs = jnp.asarray(x), jnp.asarray(kernel)

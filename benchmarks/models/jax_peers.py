@@ -132,7 +132,7 @@ def compiled(side: str, arch: str, folder: Path, batch: int) -> Callable[[], Any
 
     function, params = TOWERS[side](arch, folder, jnp.float32)
     network = Network(load_arch(arch))
-    options = network.compiler_options("vision") if side == "clipjax" else None
+    options = network.compiler_options("vision", "parity") if side == "clipjax" else None
     size = network.arch.vision.image_size
     images = jnp.asarray(np.random.default_rng(1).normal(size=(batch, size, size, 3)), jnp.float32)
     run = jax.jit(function, compiler_options=options)

@@ -35,7 +35,7 @@ def jax_steps(
     parts = split(trained(params, method, arrays), lambda _: True, update_statistics=True)
     tx = Optimizer(learning_rate=RATE, weight_decay=DECAY).transformation(optax.constant_schedule(RATE))
     shardings = state_shardings(parts, tx, mesh, DP)
-    options = network.compiler_options("vision")
+    options = network.compiler_options("vision", precision)
     loss = loss_of(method, network, precision)
     step = make_step(loss, tx, mesh, shardings, frozen=parts.frozen, compiler_options=options)
     batch = shard_batch(read(arrays), mesh)

@@ -121,7 +121,7 @@ def jax_step(setup: Setup, context: np.ndarray, data: dict[str, np.ndarray]) -> 
     parts = split(whole, lambda path: path == "context", update_statistics=False)
     tx = recipe.optimizer.transformation(recipe.schedule.of(RATE, 1, None))
     shardings = state_shardings(parts, tx, mesh, DP)
-    options = setup.model.network.compiler_options("text")
+    options = setup.model.network.compiler_options("text", setup.recipe.precision)
     loss = coop.coop_loss(setup, VECTORS)
     step = make_step(loss, tx, mesh, shardings, frozen=parts.frozen, compiler_options=options)
     state, batch = init_state(parts, tx, shardings, setup.seed), shard_batch(data, mesh)

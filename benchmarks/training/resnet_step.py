@@ -33,7 +33,12 @@ from clipjax.models.modules.convolutions import BatchNorm, conv2d  # noqa: E402
 from clipjax.models.training import Mode, Training  # noqa: E402
 
 MODE = Mode(
-    training=Training("batch"), platform="cpu", attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES
+    training=Training("batch"),
+    platform="cpu",
+    attention="tokens",
+    devices=1,
+    chunk_bytes=LARGEST_BYTES,
+    float32_products=False,
 )
 # Kernel, stride, input channels, output channels, input side -> how often a ResNet-50 has such a convolution.
 STEM = {(7, 2, 3, 64, 224): 1}

@@ -385,14 +385,20 @@ def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array
 
 @functools.lru_cache(maxsize=64)
 def _jitted(
-    encode: Callable[..., Any], tower: Literal["vision", "text"], network: Network, **static: Any
+    encode: Callable[..., Any],
+    tower: Literal["vision", "text"],
+    network: Network,
+    *,
+    precision: Precision,
+    **static: Any,
 ) -> Callable[[Any, jax.Array], Any]:
     """Cached, so that models of one arch share the compiled program.
 
     Compiler options are for a whole program: left out inside a caller's own jit or grad.
     """
-    function = functools.partial(encode, network, **static)
-    part, whole = jax.jit(function), jax.jit(function, compiler_options=network.compiler_options(tower))
+    function = functools.partial(encode, network, precision=precision, **static)
+    options = network.compiler_options(tower, precision)
+    part, whole = jax.jit(function), jax.jit(function, compiler_options=options)
     return lambda params, inputs: (part if _is_traced(params, inputs) else whole)(params, inputs)
 
 

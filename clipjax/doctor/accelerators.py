@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
+from clipjax.devices.cpu import FLAG, multiplies_bfloat16
 from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
 from clipjax.errors import readable_bytes
@@ -41,6 +42,15 @@ def check_devices(machine: Machine) -> Iterator[CheckResult]:
     for (platform, kind, memory), count in kinds.items():
         each = "" if memory is None else f", {readable_bytes(memory)} for JAX on each"
         yield CheckResult("devices", FINE, f"{count} x {platform} ({kind}){each}")
+    if probe.platforms == {"cpu"}:
+        yield CheckResult("devices", FINE, _bfloat16(machine))
+
+
+def _bfloat16(machine: Machine) -> str:
+    """The form of the precision "fast" on this CPU."""
+    if multiplies_bfloat16(machine.read("/proc/cpuinfo") or ""):
+        return f"the CPU multiplies bfloat16 ({FLAG}): --precision fast takes products with float32 results"
+    return f"the CPU has no {FLAG}: it emulates --precision fast, and parity is faster"
 
 
 def check_accelerators(machine: Machine) -> Iterator[CheckResult]:

@@ -322,7 +322,8 @@ class _Program:
 def _whole_step(program: _Program, mesh: Mesh) -> Step:
     """Params whole on each device, which takes its own rows."""
     program = program.on(mesh)
-    return Step(program.answer, mesh, program.network.compiler_options("vision"), replicated(mesh))
+    options = program.network.compiler_options("vision", program.precision)
+    return Step(program.answer, mesh, options, replicated(mesh))
 
 
 @functools.lru_cache(maxsize=16)

@@ -22,7 +22,7 @@ from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward,
 from clipjax.embeddings.placements import device_memory
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
-from clipjax.models.version import forward_version
+from clipjax.models.version import forward_fields
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
@@ -78,7 +78,7 @@ def choose(
         "params": placement,
         "output": output,
         "devices": jax.local_device_count(),
-        "versions": {"jax": jax.__version__, "forward": forward_version(precision)},
+        "versions": {"jax": jax.__version__, **forward_fields(precision)},
         "record": sha256_json(repr(arch))[:16],
     }
     name = sha256_json(about)[:32]

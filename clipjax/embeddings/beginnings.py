@@ -172,7 +172,7 @@ def _begin_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
         keys, values = network.begin_texts(params, ids, precision=precision)
         return keys.swapaxes(0, 1), values.swapaxes(0, 1)
 
-    return Step(begin_texts, mesh, network.compiler_options("text"), replicated(mesh))
+    return Step(begin_texts, mesh, network.compiler_options("text", precision), replicated(mesh))
 
 
 @functools.lru_cache(maxsize=16)
@@ -184,4 +184,4 @@ def _finish_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
         compiled[ProgramKey(network.arch.name, "rests", rest.ids.shape[1], len(rest.ids), precision)] += 1
         return unit_norm(network.finish_texts(own, memory, rest, precision=precision))
 
-    return Step(finish_texts, mesh, network.compiler_options("text"), replicated(mesh))
+    return Step(finish_texts, mesh, network.compiler_options("text", precision), replicated(mesh))

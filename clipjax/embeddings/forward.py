@@ -314,7 +314,7 @@ def _image_step(
         return unit_norm(features) if unit else features
 
     placed = tower_sharding(network, mesh, placement)
-    return Step(embed_image, mesh, network.compiler_options("vision"), placed)
+    return Step(embed_image, mesh, network.compiler_options("vision", precision), placed)
 
 
 @functools.lru_cache(maxsize=16)
@@ -327,7 +327,7 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
         compiled[ProgramKey(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
         return unit_norm(network.encode_text(params, ids, precision=precision, **where))
 
-    return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
+    return Step(embed_text, mesh, network.compiler_options("text", precision), replicated(mesh))
 
 
 def _where(mesh: Mesh, precision: Precision) -> dict[str, Any]:

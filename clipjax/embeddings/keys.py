@@ -8,7 +8,7 @@ from clipjax.checkpoints.encoder import ModelCard, embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.placements import REPLICATED
-from clipjax.models.version import forward_version
+from clipjax.models.version import forward_fields
 
 
 def entry_key(
@@ -21,7 +21,7 @@ def entry_key(
     """
     return {
         "model": card.fingerprint,
-        "forward": forward_version(precision),
+        **forward_fields(precision),
         "output": output,
         "precision": precision,
         **({} if placement == REPLICATED else {"params": placement}),

@@ -127,7 +127,7 @@ def _maps_step(
         return dense_map(network, params, images[0], recipe, precision)[None]
 
     where = tower_sharding(network, mesh, placement)
-    return Step(maps_of_pair, mesh, network.compiler_options("vision"), where)
+    return Step(maps_of_pair, mesh, network.compiler_options("vision", precision), where)
 
 
 @dataclasses.dataclass(frozen=True)

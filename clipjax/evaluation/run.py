@@ -24,6 +24,7 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
 from clipjax.evaluation.subject import Subject
 from clipjax.metrics.uncertainty import intervals
+from clipjax.models.version import form_field
 from clipjax.results.provenance import count_compiles
 from clipjax.results.row import COMPARISON, Fields
 from clipjax.results.store import model_facts
@@ -153,7 +154,7 @@ def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path
         )
         images["label"] = parity.images["label"]
     first, second = parity.rows[0], fast.rows[0]
-    recipe = {**first["recipe"], "precision": COMPARISON}
+    recipe = {**first["recipe"], **form_field("fast"), "precision": COMPARISON}
     common = _common(
         subject,
         recipe,

@@ -20,7 +20,7 @@ from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.placements import REPLICATED
 from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of
-from clipjax.models.version import forward_version
+from clipjax.models.version import forward_fields
 from clipjax.tasks.inputs import Inputs
 from clipjax.tasks.task import Annotations, Task
 from clipjax.tasks.task_names import package_of
@@ -170,7 +170,7 @@ class Subject(ABC):
             **package_of(self.task.name),
             "task_convention": dict(self.task.convention),
             "model": card.fingerprint or card.id,
-            "forward": forward_version(precision),
+            **forward_fields(precision),
             "logit_scale": card.logit_scale,
             "logit_bias": card.logit_bias,
             **self.data.recipe(),

@@ -8,7 +8,6 @@ under "vision" and "text" or "head" (leaves: each family's docstring). A dual en
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
 from collections import OrderedDict
@@ -37,7 +36,7 @@ from clipjax.models.param_tree import (
     draw_now,
     in_precision,
 )
-from clipjax.models.precision import DTYPE, MATMUL, Precision
+from clipjax.models.precision import DTYPE, MATMUL, Precision, float32_products
 from clipjax.models.resample import GridRule, on_grid, resized_vision
 from clipjax.models.text_ids import Memory, Rest
 from clipjax.models.training import Attends, Mode, Training, running, statistics
@@ -90,10 +89,14 @@ class Network:
         """Params of some or all parts as passes read them; others are cast in each pass."""
         return {part: in_precision(self.arch, part, leaves, precision) for part, leaves in params.items()}
 
-    def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
+    def compiler_options(
+        self, tower: Literal["vision", "text"], precision: Precision
+    ) -> dict[str, str] | None:
         """Options for a `jax.jit` around one tower that make it faster; only rounding changes."""
         options = family_of(getattr(self.arch, tower)).cpu_options
-        if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
+        if options is None or jax.default_backend() != "cpu" or float32_products(precision):
+            return None
+        if not _accepted(tuple(options.items())):
             return None
         return dict(options)
 
@@ -157,7 +160,8 @@ class Network:
         """
         self.check_images(images)
         images = images.astype(DTYPE[precision])
-        mode = _inference(platform, devices, chunk_bytes(chip, self.arch.vision))
+        most = chunk_bytes(chip, self.arch.vision)
+        mode = _mode(precision, platform=platform, devices=devices, most=most)
         return self._run("vision", params, images, precision, mode, capture)
 
     def encode_dense(
@@ -196,7 +200,7 @@ class Network:
         patch = family.patch(self.arch.vision) if family.patch else 1
         height, width = (side // patch for side in images.shape[1:3])
         vision = self._checked("vision", params)
-        mode = dataclasses.replace(_inference(), attention=attention)
+        mode = _mode(precision, attention=attention)
         tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
             maps = family.dense(tower, images.astype(DTYPE[precision]), ascending)
@@ -283,7 +287,8 @@ class Network:
             DataError: no text tower, or params or ids that do not fit.
         """
         self._check_ids(ids)
-        mode = _inference(platform, devices, chunk_bytes(chip, self.arch.text))
+        most = chunk_bytes(chip, self.arch.text)
+        mode = _mode(precision, platform=platform, devices=devices, most=most)
         return self._run("text", params, ids, precision, mode, capture)
 
     def _check_ids(self, ids: Array) -> None:
@@ -306,7 +311,7 @@ class Network:
 
         In the dtype of the tower. `shares_beginnings` is True.
         """
-        tower = self._tower("text", self._checked("text", params), precision, _inference())
+        tower = self._tower("text", self._checked("text", params), precision, _mode(precision))
         begin: Any = family_of(self.arch.text).begin
         with jax.default_matmul_precision(MATMUL[precision]):
             return begin(tower, ids)
@@ -316,7 +321,7 @@ class Network:
 
         Equal up to rounding: a token of a causal tower does not depend on later ones.
         """
-        tower = self._tower("text", self._checked("text", params), precision, _inference())
+        tower = self._tower("text", self._checked("text", params), precision, _mode(precision))
         finish: Any = family_of(self.arch.text).finish
         with jax.default_matmul_precision(MATMUL[precision]):
             return finish(tower, memory, rest).astype(jnp.float32)
@@ -368,7 +373,7 @@ class Network:
             raise DataError(f"{self.arch.name} takes {lengths} tokens, not {shapes}")
         if len(first) and not text.causal:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
-        mode = _training(Training(remat=True), platform) if remat else _inference(platform)
+        mode = _mode(precision, training=Training(remat=True) if remat else None, platform=platform)
         tower, dtype = self._tower("text", self._checked("text", params), precision, mode), DTYPE[precision]
         with jax.default_matmul_precision(MATMUL[precision]):
             features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions)
@@ -390,7 +395,8 @@ class Network:
         """
         self.check_images(images)
         leaves = self._checked("vision", params)
-        tower = self._tower("vision", leaves, precision, _training(training, platform))
+        mode = _mode(precision, training=training, platform=platform)
+        tower = self._tower("vision", leaves, precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
             features, _ = tower(images.astype(DTYPE[precision]), capture=False)
         of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
@@ -408,7 +414,8 @@ class Network:
         platform: str | None = None,
     ) -> Features:
         self._check_ids(ids)
-        features = self._run("text", params, ids, precision, _training(training, platform), capture=False)
+        mode = _mode(precision, training=training, platform=platform)
+        features = self._run("text", params, ids, precision, mode, capture=False)
         assert isinstance(features, jax.Array)
         return features
 
@@ -445,12 +452,23 @@ class Network:
         return nnx.merge(bound_graph(self.arch, name, mode), jax.tree.map(jnp.asarray, read))
 
 
-def _inference(platform: str | None = None, devices: int = 1, most: float = LARGEST_BYTES) -> Mode:
-    return Mode(training=None, platform=platform, attention="tokens", devices=devices, chunk_bytes=most)
-
-
-def _training(training: Training, platform: str | None) -> Mode:
-    return dataclasses.replace(_inference(platform), training=training)
+def _mode(
+    precision: Precision,
+    *,
+    training: Training | None = None,
+    platform: str | None = None,
+    attention: Attends = "tokens",
+    devices: int = 1,
+    most: float = LARGEST_BYTES,
+) -> Mode:
+    return Mode(
+        training=training,
+        platform=platform,
+        attention=attention,
+        devices=devices,
+        chunk_bytes=most,
+        float32_products=float32_products(precision),
+    )
 
 
 def _moved(before: Params, of_batch: Params) -> Params:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, cast, get_args
 
+import jax
 import jax.numpy as jnp
 
+from clipjax.devices.cpu import this_cpu_multiplies_bfloat16
 from clipjax.guards import known_name
 
 # parity: float32, with the highest precision for every product, which is not the default on a TPU.
@@ -16,6 +18,14 @@ MATMUL = {"parity": "highest", "fast": "default"}
 
 Dtype = Literal["float32", "bfloat16"]  # of a decoder's params
 PRECISION_OF: dict[str, Precision] = {"float32": "parity", "bfloat16": "fast"}
+
+
+def float32_products(precision: str) -> bool:
+    """Whether layers take products of bfloat16 with a float32 result: "fast" on a CPU with AVX512_BF16.
+
+    Only then does XLA use the CPU's instructions for bfloat16. Otherwise it converts operands to float32.
+    """
+    return precision == "fast" and jax.default_backend() == "cpu" and this_cpu_multiplies_bfloat16()
 
 
 def known_precision(name: str) -> Precision:

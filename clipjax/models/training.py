@@ -39,6 +39,7 @@ class Mode:
         the batch ("reference_batch"; see `Network.encode_dense`).
     devices: over which the compiler splits the batch; 1 in `shard_map`.
     chunk_bytes: the most of a product's result for the examples of a chunk (`clipjax.models.chunks`).
+    float32_products: see `precision.float32_products`; of no effect on a GPU and a TPU.
     """
 
     training: Training | None
@@ -46,6 +47,7 @@ class Mode:
     attention: Attends
     devices: int
     chunk_bytes: float
+    float32_products: bool
 
     @property
     def batch_norm(self) -> Literal["batch", "per_device", "frozen"]:

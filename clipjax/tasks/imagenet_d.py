@@ -135,6 +135,7 @@ _SCORES = {
     "head_classes": "categories",
     "projection": "projection",
     "forward": "version of the forward pass",
+    "form": "form of the forward pass",
     "logit_scale": "logit scale",
     "params": "placement of params",
     "adapter": "adapter",

@@ -44,6 +44,22 @@ def only(lines: object) -> CheckResult:
     return line
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("fpu avx512f avx512_bf16 amx_bf16", "fast takes products with float32 results"),
+        ("fpu avx512f avx512_bf16x amx_bf16", "emulates --precision fast"),
+        (None, "emulates --precision fast"),
+    ],
+)
+def test_the_form_of_fast_on_a_cpu(flags: str | None, says: str, tmp_path: Path) -> None:
+    files = {} if flags is None else {"proc/cpuinfo": f"processor\t: 0\nflags\t\t: {flags}\nbugs\t:\n"}
+    _, line = check_devices(replace(machine(tmp_path, files), probe=lambda: CPU))
+    assert says in line.says
+    of_gpu = Probe([{"platform": "gpu", "kind": "H100", "memory": None}])
+    assert len(list(check_devices(replace(machine(tmp_path, files), probe=lambda: of_gpu)))) == 1
+
+
 def test_host_says_what_is_there_and_what_the_container_allows(tmp_path: Path) -> None:
     meminfo = {"proc/meminfo": "MemTotal:  32000000 kB\nMemAvailable: 16000000 kB\nHugePages_Total: 0\n"}
     line = only(check_host(machine(tmp_path, meminfo, cores=8, python="3.12.1")))
@@ -358,8 +374,9 @@ def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     done = CliRunner().invoke(app, ["doctor", "--json"])
     record = json.loads(done.stdout)
-    devices = [line for line in record["lines"] if line["check"] == "devices"]
-    assert devices == [{"check": "devices", "status": FINE, "says": "8 x cpu (cpu)", "do": ""}]
+    devices, of_fast = (line for line in record["lines"] if line["check"] == "devices")
+    assert devices == {"check": "devices", "status": FINE, "says": "8 x cpu (cpu)", "do": ""}
+    assert "--precision fast" in of_fast["says"], "what it says depends on the machine"
     assert (done.exception is None) == (record["broken"] == [])
 
     fake = machine(tmp_path, environ={"CLIPJAX_CACHE": str(tmp_path)}, probe=lambda: Probe(error="gone"))

@@ -5,7 +5,7 @@
 A row is a pass of an architecture in "fast" (in "parity" a TPU has no forms of its own), the class of a layer
 and its kind in `clipjax.models.modules.forms.FORMS`. A cell has the forms on a platform (of GPUs: an H100)
 and how often each is traced: a scanned block counts once. "a or b": the compiler takes a on a's platform, and
-b elsewhere.
+b elsewhere. "cpu_bfloat16" is a CPU with AVX512_BF16 and "cpu" one without, whatever the host has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clipjax.estimates.gpu_targets import answers_of, load_gpus
+from clipjax.models import precision as precisions
 from clipjax.models.arch import family_of, load_arch, narrow_arch
 from clipjax.models.language import generation
 from clipjax.models.language.decoder import Decoder
@@ -35,7 +36,8 @@ from clipjax.models.text_ids import Rest
 from clipjax.models.training import Training
 
 RECORD = Path(__file__).parent / "forms.csv"
-PLATFORMS = ("cpu", "gpu", "tpu")
+WITH_BFLOAT16 = "cpu_bfloat16"
+PLATFORMS = ("cpu", WITH_BFLOAT16, "gpu", "tpu")
 COLUMNS = ("arch", "pass", "layer", "kind", *PLATFORMS)
 # Every family, and the kinds of a family that have other layers.
 ARCHS = (
@@ -134,12 +136,14 @@ def rows(name: str, monkeypatch: Any) -> list[tuple[str, ...]]:
     """The record's rows of an architecture."""
     network = Network(narrow_arch(load_arch(name)))
     cells: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    with answers_of(load_gpus()["h100"]):
-        for platform in PLATFORMS:
-            for kind, run, arguments in passes(network, platform, "fast"):  # a forward pass chooses forms
+    with answers_of(load_gpus()["h100"]), monkeypatch.context() as patch:
+        for column in PLATFORMS:
+            host = column == WITH_BFLOAT16
+            patch.setattr(precisions, "this_cpu_multiplies_bfloat16", lambda host=host: host)
+            for kind, run, arguments in passes(network, "cpu" if host else column, "fast"):
                 for (layer, of, form), count in sorted(taken(run, arguments, monkeypatch).items()):
                     row = cells.setdefault((name, kind, layer, of), {each: [] for each in PLATFORMS})
-                    row[platform].append(f"{form} {count}")
+                    row[column].append(f"{form} {count}")
     return [(*key, *("; ".join(row[each]) for each in PLATFORMS)) for key, row in cells.items()]
 
 

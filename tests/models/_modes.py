@@ -18,8 +18,16 @@ def mode_of(
     platform: str | None = None,
     devices: int = 1,
     most: float = LARGEST_BYTES,
+    float32_products: bool = False,
 ) -> Mode:
-    return Mode(training=training, platform=platform, attention="tokens", devices=devices, chunk_bytes=most)
+    return Mode(
+        training=training,
+        platform=platform,
+        attention="tokens",
+        devices=devices,
+        chunk_bytes=most,
+        float32_products=float32_products,
+    )
 
 
 INFERENCE = mode_of()

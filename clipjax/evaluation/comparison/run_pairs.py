@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from clipjax.analysis.diff.differences import how
 from clipjax.analysis.rows.alike import has_own_prompts
 from clipjax.errors import DataError, UsageError
+from clipjax.models.version import FORM
 from clipjax.results.completeness import is_whole
 from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.row import COMPARISON, Row
@@ -28,7 +29,7 @@ from clipjax.storage.digests import canonical_json
 RunAddress = tuple[Path, str]  # a folder of results, a run id in it
 # Keys of a recipe that do not matter here: the model's, the bootstrap's, and those in `how`.
 OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
-OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
+OF_MODEL |= {FORM, "head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
 OF_MODEL |= {"asking", "prompts", "skipped"}  # `_recipe` adds prompts by name and digest
 NONE = "none"
 OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "labels"}

@@ -26,6 +26,7 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.subject import NotApplicableError, Subject
 from clipjax.heads.adapters.base import adapter_of
+from clipjax.models.version import form_field, in_each_form
 from clipjax.progress import progress_bar
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
@@ -142,7 +143,7 @@ def ready(
 
 
 def _recipes(resolved_item: ResolvedItem, compute: Compute, results: str | Path | None) -> Recipes:
-    """For each result of the run, the recipes that its rows may have: one per placement of params.
+    """For each result of the run, the recipes that its rows may have: by placement of params and host.
 
     The run has a result per precision, and one that compares them. Hashes the images of all its data sets.
     """
@@ -157,8 +158,10 @@ def _recipes(resolved_item: ResolvedItem, compute: Compute, results: str | Path 
     ways = placements(compute.params)
     recipes = [[subject.recipe(each, (), way) for way in ways] for each in request.precisions]
     if request.compare_precision:
-        recipes.append([{**recipe, "precision": COMPARISON} for recipe in recipes[0]])
-    return recipes
+        compared = {**form_field("fast"), "precision": COMPARISON}
+        recipes.append([{**recipe, **compared} for recipe in recipes[0]])
+    # A run counts as done whichever form of "fast" the host had that made it.
+    return [[form for each in those for form in in_each_form(each)] for those in recipes]
 
 
 def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:

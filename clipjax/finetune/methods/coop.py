@@ -74,7 +74,7 @@ def prepare(setup: Setup) -> Problem:
         steps=setup.steps,
         finish=lambda params: outcome.adapted(setup, adapter(params)),
         accuracy=accuracy_of,
-        compiler_options=setup.model.network.compiler_options("text"),
+        compiler_options=setup.model.network.compiler_options("text", setup.recipe.precision),
     )
 
 

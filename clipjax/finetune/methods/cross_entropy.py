@@ -47,7 +47,7 @@ def end_to_end(setup: Setup, head: Params) -> Problem:
         steps=setup.steps,
         finish=lambda params: outcome.classifier(setup, params),
         accuracy=accuracy,
-        compiler_options=model.network.compiler_options("vision"),
+        compiler_options=model.network.compiler_options("vision", setup.recipe.precision),
     )
 
 

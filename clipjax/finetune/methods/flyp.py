@@ -61,7 +61,7 @@ def prepare(setup: Setup) -> Problem:
         accuracy=lambda params, split: accuracy(setup, outcome.tuned(setup, params).model, split),
         constrain=bound_logit_scale if clamp else None,
         contrastive=True,
-        compiler_options=setup.model.network.compiler_options("vision"),
+        compiler_options=setup.model.network.compiler_options("vision", setup.recipe.precision),
     )
 
 

@@ -85,7 +85,7 @@ def prepare(setup: Setup) -> Problem:
         finish=partial(_finish, setup, scaling),
         accuracy=lambda params, split: accuracy(setup, _tuned(setup, scaling, params).model, split),
         contrastive=objective == "contrastive",
-        compiler_options=model.network.compiler_options("vision"),
+        compiler_options=model.network.compiler_options("vision", setup.recipe.precision),
     )
 
 

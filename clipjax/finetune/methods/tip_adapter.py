@@ -40,7 +40,7 @@ from clipjax.heads.adapters.tip_adapter import TipAdapter
 from clipjax.heads.build import zeroshot_head
 from clipjax.heads.head import Head, score_blocks
 from clipjax.metrics.cache import count_correct
-from clipjax.models.version import forward_version
+from clipjax.models.version import forward_fields
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 
@@ -167,7 +167,7 @@ def _key(setup: Setup) -> dict[str, Any] | None:
     return {
         "output": "mean_of_views",
         "model": card.fingerprint,
-        "forward": forward_version(recipe.precision),
+        **forward_fields(recipe.precision),
         "pixels": card.preprocess.recipe(rgb="first").key(),
         "data": setup.train.manifest.images_digest,
         "precision": recipe.precision,
@@ -206,7 +206,7 @@ def _encoder(setup: Setup) -> Callable[[np.ndarray], np.ndarray]:
     step = jax.jit(
         forward,
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        compiler_options=network.compiler_options("vision"),
+        compiler_options=network.compiler_options("vision", precision),
     )
     params = jax.device_put({"vision": setup.model.params["vision"]}, replicated(mesh))
 

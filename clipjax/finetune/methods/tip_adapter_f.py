@@ -62,6 +62,7 @@ def prepare(setup: Setup) -> Problem:
     head, values = text_head(setup), values_of(setup)
     features = functools.cache(functools.partial(split_features, setup))
     params = {"cache": {"keys": build_keys(setup)}, "head": _scaled(head)}
+    options = setup.model.network.compiler_options("vision", setup.recipe.precision)
     if not cached:
         params["vision"] = setup.model.params["vision"]
 
@@ -82,7 +83,7 @@ def prepare(setup: Setup) -> Problem:
         steps=setup.steps,
         finish=finish,
         accuracy=accuracy_of,
-        compiler_options=None if cached else setup.model.network.compiler_options("vision"),
+        compiler_options=None if cached else options,
     )
 
 

@@ -366,7 +366,7 @@ def _encoder(network: Network, precision: Precision, shared: int) -> Callable[..
         prompts = ContextPrompts(ids, slots, positions, shared)
         return unit_norm(class_features(network, params, prompts, context, precision=precision))
 
-    return jax.jit(encode, compiler_options=network.compiler_options("text"))
+    return jax.jit(encode, compiler_options=network.compiler_options("text", precision))
 
 
 ADAPTER = CoOp

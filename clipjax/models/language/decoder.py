@@ -60,7 +60,12 @@ class Decoder:
     @staticmethod
     def _mode(platform: str | None) -> Mode:
         return Mode(
-            training=None, platform=platform, attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES
+            training=None,
+            platform=platform,
+            attention="tokens",
+            devices=1,
+            chunk_bytes=LARGEST_BYTES,
+            float32_products=False,
         )
 
     def joined(self, dtype: Any) -> int:

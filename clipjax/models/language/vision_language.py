@@ -66,7 +66,14 @@ def image_tokens(
 
 def projector_of(arch: Arch, params: Params) -> Projector:
     """The layers with these params. They are few: in every pass they mean the forms of no platform."""
-    mode = Mode(training=None, platform=None, attention="tokens", devices=1, chunk_bytes=LARGEST_BYTES)
+    mode = Mode(
+        training=None,
+        platform=None,
+        attention="tokens",
+        devices=1,
+        chunk_bytes=LARGEST_BYTES,
+        float32_products=False,
+    )
     return nnx.merge(bound_graph(arch, "projector", mode), params)
 
 

@@ -24,21 +24,29 @@ class When:
         dtype: of what the layer reads.
         training: True in training steps, False elsewhere.
         compiler: in a pass that states no platform the compiler chooses, as it knows the platform.
+        float32_products: only in passes that take them (`precision.float32_products`).
     """
 
     platform: Literal["cpu", "gpu", "tpu"] | None = None
     dtype: Literal["bfloat16"] | None = None
     training: bool | None = None
     compiler: bool = False
+    float32_products: bool = False
 
     def allows(self, mode: Mode, dtype: Any) -> bool:
         """Whether the form may be taken on some platform."""
         training = mode.training is not None
-        return self.dtype in (None, jnp.dtype(dtype).name) and self.training in (None, training)
+        of_pass = self.dtype in (None, jnp.dtype(dtype).name) and self.training in (None, training)
+        return of_pass and self.on_host(mode)
+
+    def on_host(self, mode: Mode) -> bool:
+        """Whether the form is one of the host's: its CPU may have products that others lack."""
+        return mode.float32_products or not self.float32_products
 
 
 ALWAYS = When()
 ON_CPU = When("cpu", compiler=True)
+FAST_ON_CPU_WITH_BFLOAT16 = When("cpu", "bfloat16", compiler=True, float32_products=True)
 FAST_ON_GPU = When("gpu", "bfloat16")
 FAST_ON_TPU = When("tpu", "bfloat16")
 FAST_ON_TPU_BY_COMPILER = When("tpu", "bfloat16", compiler=True)
@@ -49,7 +57,11 @@ TRAINING_ON_CPU = When("cpu", training=True)
 # Layer -> its forms, the first that fits is taken. A layer's shapes may exclude some.
 FORMS: dict[str, dict[str, When]] = {
     # layers.py
-    "linear": {"gradient_by_rows": TRAINING_ON_CPU, "plain": ALWAYS},
+    "linear": {
+        "float32_product": FAST_ON_CPU_WITH_BFLOAT16,
+        "gradient_by_rows": TRAINING_ON_CPU,
+        "plain": ALWAYS,
+    },
     "norm": {"one_read": FAST_ON_TPU, "two_reads": ALWAYS},
     "gelu": {"tanh": FAST_ON_TPU, "erf": ALWAYS},
     "mlp": {"products_apart": FAST_ON_TPU_INFERENCE, "plain": ALWAYS},
@@ -105,7 +117,8 @@ def in_form(layer: str, ways: Mapping[str, Callable[..., Any]], *args: Array, mo
     """
     *for_compiler, last = _forms(layer, mode, args[0].dtype, ways)
     # A switch with one branch stays, too: the stored bits of "parity" come from programs that have it.
-    if mode.platform is not None or not any(FORMS[layer][name].compiler for name in ways):
+    whens = [FORMS[layer][name] for name in ways]
+    if mode.platform is not None or not any(each.compiler and each.on_host(mode) for each in whens):
         return ways[last](*args)
     of_platform = {FORMS[layer][name].platform: ways[name] for name in for_compiler}
     return jax.lax.platform_dependent(*args, default=ways[last], **of_platform)  # pyright: ignore[reportCallIssue]

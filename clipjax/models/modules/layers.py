@@ -23,7 +23,7 @@ from jaxtyping import Float
 from clipjax.models.chunks import is_small
 from clipjax.models.modules.attention import KEPT, MultiHead, Visible
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.forms import form
+from clipjax.models.modules.forms import form, in_form
 from clipjax.models.modules.initializers import uniform, variance_scaling
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
@@ -105,8 +105,12 @@ class Linear(Layer):
 
     def times(self, x: Float[Array, "*rows I"], kernel: Any) -> Float[Array, "*rows O"]:
         """x @ kernel [I, O], with faster gradients in a CPU's training steps, which state the platform."""
-        by_rows = form("linear", self.mode, x.dtype) == "gradient_by_rows"
-        return _cpu_product(x, kernel) if by_rows else x @ kernel
+        ways = {"float32_product": _float32_product, "gradient_by_rows": _cpu_product, "plain": jnp.matmul}
+        return in_form("linear", ways, x, kernel, mode=self.mode)
+
+
+def _float32_product(x: Array, kernel: Array) -> Array:
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 @jax.custom_vjp

@@ -62,7 +62,7 @@ CAPTURE: Any = verify._capture.__wrapped__  # pyright: ignore[reportAttributeAcc
 
 def compiled(options: dict[str, Any], network: Network, tower: Any, params: Any, inputs: jax.Array) -> Any:
     """The program of `verify._capture` with these options and the family's own."""
-    options = options | (network.compiler_options(tower) or {})
+    options = options | (network.compiler_options(tower, "parity") or {})
     program = jax.jit(CAPTURE, static_argnums=(0, 1), compiler_options=options)
     return program.lower(network, tower, params, inputs).compile()
 
