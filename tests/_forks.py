@@ -40,6 +40,7 @@ IMPORTS = (
     "pandas",
     "pyarrow.compute",
     "pydantic",
+    "pytest",
     "scipy.optimize",
     "tensorboardX",
     "clipjax.cli",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from _drawn import drawn
+from _long import mostly_long
 from _parity import Case, narrow_case
 
 from clipjax.checkpoints.identity.registry import model_card
@@ -59,7 +60,14 @@ def assert_equal(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Non
         assert stage.passed, stage
 
 
-@pytest.mark.parametrize("name", sorted(TIMM | TRUNKS | OWN))
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        sorted(TIMM | TRUNKS | OWN),
+        keep=["ViT-B-32", "RN50", "vit_large_patch14_dinov2"],
+        guard="models/test_dense_map.py::test_maps_are_probe3ds",
+    ),
+)
 def test_maps_are_the_librarys(name: str):
     last = 3 if name in ("RN50", "convnext_base_w") else 1
     layers = list(range(last + 1))

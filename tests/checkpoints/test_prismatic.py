@@ -18,6 +18,7 @@ import pytest
 import sentencepiece
 import torch
 from _bucket import URL, FakeBucket
+from _long import mostly_long
 
 import clipjax
 from clipjax.checkpoints.export import export_model
@@ -132,15 +133,20 @@ def test_the_prompt_and_the_answer_are_the_libraries(case: Case) -> None:
     assert case.model.answer(case.images, _llava.QUESTION, steps=STEPS) == answers
 
 
+WRONG = [
+    ({"layer": -1}, 1e-2),
+    ({"class_token": True}, 1e-2),
+    ({"bos": False}, 1e-2),
+    ({"at": 0}, 1e-2),
+    ({"at": 5}, 1e-2),
+]
+
+
 @pytest.mark.parametrize(
     ("wrong", "least"),
-    [
-        ({"layer": -1}, 1e-2),
-        ({"class_token": True}, 1e-2),
-        ({"bos": False}, 1e-2),
-        ({"at": 0}, 1e-2),
-        ({"at": 5}, 1e-2),
-    ],
+    mostly_long(
+        WRONG, keep=[WRONG[0], WRONG[2]], guard="checkpoints/test_prismatic.py::test_what_is_wrong_is_seen"
+    ),
     ids=str,
 )
 def test_what_is_wrong_is_seen(case: Case, wrong: dict[str, Any], least: float) -> None:

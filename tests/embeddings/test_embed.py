@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -68,8 +67,8 @@ def run(model: Any, manifest: Any, store: Store | None = None, **options: Any) -
     return embed_images(model, manifest, store=store, **options)
 
 
-def start(work: Path, counts: str, devices: int, *arguments: str, fresh: bool = False) -> Running:
-    """The script of _embed_tools.py in a process of its own: forked, unless `fresh`."""
+def start(work: Path, counts: str, devices: int, *arguments: str) -> Running:
+    """The script of _embed_tools.py in a forked process."""
     root = str(SCRIPT.parent.parent)
     # A compile cache of the test's own: what another run has left there must not matter.
     environment = os.environ | {
@@ -78,10 +77,7 @@ def start(work: Path, counts: str, devices: int, *arguments: str, fresh: bool = 
         "CLIPJAX_CACHE": str(work / "cache"),
     }
     asked = [str(work), counts, *arguments]
-    if not fresh:
-        return _forks.start(SCRIPT, asked, environment, stderr=subprocess.PIPE, warnings=["error"])
-    command = [sys.executable, "-W", "error", str(SCRIPT), *asked]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return _forks.start(SCRIPT, asked, environment, stderr=subprocess.PIPE, warnings=["error"])
 
 
 def finish(*processes: Running) -> None:
@@ -96,9 +92,9 @@ def sizes(work: Path) -> tuple[str, str, str, str]:
 
 @pytest.fixture(scope="module")
 def reference(work: Path) -> dict[str, Any]:
-    """Embeddings of the first 1, 7, 8, 9 and all images on one device, made in one go by a fresh process."""
+    """Embeddings of the first 1, 7, 8, 9 and all images on one device, made in one go by one process."""
     out = str(work / "reference.npz")
-    finish(start(work, f"1,7,8,9,{COUNT}", 1, *sizes(work), "--out", out, fresh=True))
+    finish(start(work, f"1,7,8,9,{COUNT}", 1, *sizes(work), "--out", out))
     return dict(np.load(work / "reference.npz"))
 
 
@@ -362,6 +358,7 @@ def test_killed_and_resumed_at_twenty_points(work: Path, reference: dict[str, An
     check_resumed(work, reference, f"slow{seed}", int(rng.integers(SHARDS)), (first, second))
 
 
+@pytest.mark.long("storage/test_store.py::test_many_writers_at_once")
 def test_two_runs_into_one_store(work: Path, reference: dict[str, Any]):
     store = str(work / "shared")
     outs = [work / f"run{i}.npz" for i in range(2)]

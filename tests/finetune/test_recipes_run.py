@@ -49,6 +49,10 @@ RESNET_GUARD = "finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch"
 OF_METHODS = {
     "lora_imagenet": "finetune/methods/test_lora.py::test_a_run_comes_out_as_a_model",
     "coop_features": "finetune/methods/test_coop.py::test_a_run_comes_out_as_an_adapted_model",
+    "coop_imagenet": "finetune/methods/test_coop.py::test_a_run_comes_out_as_an_adapted_model",
+    "ce_imagenet": "finetune/methods/test_cross_entropy.py::test_a_run_comes_out_as_a_classifier",
+    "tip_adapter_f_imagenet": "finetune/methods/test_tip_adapter.py::"
+    "test_a_run_chooses_twice_on_the_validation_split_and_comes_out_as_a_model",
 }
 GUARD = "finetune/test_recipes_run.py::test_a_short_run_of_every_recipe_makes_a_model"
 

@@ -278,6 +278,7 @@ def test_a_model_is_judged_where_it_is_and_stays(run, tmp_path, gate_world):
     assert (model / "card.json").is_file()
 
 
+@pytest.mark.long("gates/test_watch.py::test_one_watch_judges_again_what_was_interrupted")
 def test_an_interrupted_watch_goes_on(run, tmp_path, pinned, monkeypatch):
     def stopped(*_args, **_how):
         raise Interrupted("stopped")

@@ -104,7 +104,7 @@ def test_padding(sides: tuple[int, int], patch: int, padded: tuple[int, int], fi
     ("name", "sides"),
     mostly_long(
         [(name, (75, 96)) for name in WRAPPERS] + [("ViT-B-16", (32, 128)), ("ViT-B-16-SigLIP", (32, 128))],
-        keep=[name for name in WRAPPERS if name not in ("RN50", "convnextv2_base-in1k-384")],
+        keep=["ViT-B-16", "ViT-B-16-SigLIP", "vit_large_patch14_dinov2", "convnext_base_w"],
         guard="models/test_dense_map.py::test_maps_are_probe3ds",
     ),
 )
@@ -227,14 +227,18 @@ def test_nothing_is_resized_at_the_own_size(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "sides"),
-    [
-        ("EVA02-B-16", (80, 48)),
-        ("PE-Core-B-16", (80, 48)),
-        ("vit_small_patch16_dinov3", (80, 48)),
-        ("beit_base_patch16_224", (80, 48)),
-        ("swin_base_patch4_window7_224", (96, 192)),
-        ("MobileCLIP-B", (80, 48)),
-    ],
+    mostly_long(
+        [
+            ("EVA02-B-16", (80, 48)),
+            ("PE-Core-B-16", (80, 48)),
+            ("vit_small_patch16_dinov3", (80, 48)),
+            ("beit_base_patch16_224", (80, 48)),
+            ("swin_base_patch4_window7_224", (96, 192)),
+            ("MobileCLIP-B", (80, 48)),
+        ],
+        keep=["EVA02-B-16", "PE-Core-B-16", "beit_base_patch16_224", "swin_base_patch4_window7_224"],
+        guard="models/test_dense_map.py::test_maps_are_timms",
+    ),
 )
 @pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")  # timm's own
 def test_maps_are_timms(name: str, sides: tuple[int, int]) -> None:

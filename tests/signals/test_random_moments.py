@@ -2,7 +2,7 @@
 
 Most are forked from a process that has imported clipjax; a real evaluation, which may be disturbed while it
 imports, is long. So is a disturbed evaluation: it ends as any program does, while training holds its signals
-and ends by itself. So are a killed conversion and a killed merge: they write as packing does.
+and ends by itself. So are a killed conversion, merge and evaluation: they write as packing does.
 `test_many_moments.py` has the hundreds, which are slow.
 """
 
@@ -58,7 +58,7 @@ def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
 # Sweeps, training and the embeddings of a store have such tests of their own, beside their code.
 @pytest.mark.parametrize(
     ("name", "real"),
-    commands(KILLED, "eval", "pack", others=("convert", "merge")),
+    commands(KILLED, "pack", others=("convert", "merge")),
 )
 def test_a_killed_command_goes_on(command: Disturbed) -> None:
     command.kill_and_finish(1)

@@ -143,20 +143,28 @@ def test_every_stage(name: str) -> None:
     assert max(errors["image_embedding"], errors["text_embedding"]) <= 1e-5
 
 
+IMAGE_FLAGS = [
+    ("clipa", {"activation": "quick_gelu"}, "vision.blocks.0"),
+    ("clipa", {"ln_eps": 1e-6}, "vision.blocks.0"),
+    ("clipa", {"pooling": "class"}, "vision.pooled"),
+    ("mobile", {"ln_eps": 1e-6}, "vision.embed"),
+    ("mobile", {"activation": "quick_gelu"}, "vision.blocks.0"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "change", "seen"),
-    [
-        ("clipa", {"activation": "quick_gelu"}, "vision.blocks.0"),
-        ("clipa", {"ln_eps": 1e-6}, "vision.blocks.0"),
-        ("clipa", {"pooling": "class"}, "vision.pooled"),
-        ("mobile", {"ln_eps": 1e-6}, "vision.embed"),
-        ("mobile", {"activation": "quick_gelu"}, "vision.blocks.0"),
-    ],
+    mostly_long(
+        IMAGE_FLAGS,
+        keep=[IMAGE_FLAGS[2], IMAGE_FLAGS[3]],
+        guard="verification/test_open_clip_archs.py::test_another_flag_of_the_image_tower_is_seen",
+    ),
 )
 def test_another_flag_of_the_image_tower_is_seen(name: str, change: dict[str, Any], seen: str) -> None:
     assert case(name).first_difference(**change) == seen
 
 
+@pytest.mark.long("verification/test_open_clip_archs.py::test_another_flag_of_the_image_tower_is_seen")
 def test_a_mean_with_the_class_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vit.VisionTransformer, "pooled", lambda self, x: self.ln_post(x.mean(axis=1)))
     assert case("clipa").first_difference() == "vision.pooled"
@@ -169,16 +177,23 @@ def test_a_dropped_bias_of_the_projection_is_seen() -> None:
     assert case("mobile").difference_of(params | {"vision": without}) == "vision.projected"
 
 
+TEXT_FLAGS = [
+    ("clipa", {"causal": True}, "text.blocks.0"),
+    ("clipa", {"activation": "gelu"}, "text.blocks.0"),
+    ("clipa", {"pooling": "argmax"}, "text.pooled"),
+    ("mobile", {"eos_id": 2}, "text.pooled"),
+    ("mobile", {"pooling": "last", "eos_id": None}, "text.pooled"),
+    ("i18n", {"ln_eps": 1e-5}, "text.blocks.0"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "change", "seen"),
-    [
-        ("clipa", {"causal": True}, "text.blocks.0"),
-        ("clipa", {"activation": "gelu"}, "text.blocks.0"),
-        ("clipa", {"pooling": "argmax"}, "text.pooled"),
-        ("mobile", {"eos_id": 2}, "text.pooled"),
-        ("mobile", {"pooling": "last", "eos_id": None}, "text.pooled"),
-        ("i18n", {"ln_eps": 1e-5}, "text.blocks.0"),
-    ],
+    mostly_long(
+        TEXT_FLAGS,
+        keep=[TEXT_FLAGS[2], TEXT_FLAGS[3]],
+        guard="verification/test_open_clip_archs.py::test_another_flag_of_the_text_tower_is_seen",
+    ),
 )
 def test_another_flag_of_the_text_tower_is_seen(name: str, change: dict[str, Any], seen: str) -> None:
     own = case(name)

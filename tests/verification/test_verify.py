@@ -112,6 +112,7 @@ def test_a_wrong_activation_shows_in_the_first_block(true: str, wrong: str, towe
     assert report.first_difference == f"{tower}.blocks.0"
 
 
+@pytest.mark.long("verification/test_verify.py::test_a_wrong_activation_shows_in_the_first_block")
 def test_a_wrong_eps_shows_where_it_first_counts(gelu: Case, resnet: Case):
     assert gelu.report(with_arch(gelu.model, "vision", ln_eps=1e-6)).first_difference == "vision.embed"
     assert gelu.report(with_arch(gelu.model, "text", ln_eps=1e-6)).first_difference == "text.blocks.0"
@@ -285,6 +286,7 @@ def test_the_reason_of_a_failed_reference(stderr: str, reason: str):
     assert verify.failure_reason(stderr) == reason
 
 
+@pytest.mark.long("verification/test_verify.py::test_the_reason_of_a_failed_reference")
 @pytest.mark.usefixtures("reference_here")
 def test_a_reference_of_other_shapes_says_which(gelu: Case):
     report = verify.verify(gelu.model, "open_clip", arch="ViT-B-32")
@@ -293,7 +295,14 @@ def test_a_reference_of_other_shapes_says_which(gelu: Case):
 
 
 @pytest.mark.usefixtures("reference_here")
-@pytest.mark.parametrize("name", ["ViT-B-32", "coca_ViT-B-32"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        ["ViT-B-32", "coca_ViT-B-32"],
+        keep=["ViT-B-32"],
+        guard="verification/test_verify.py::test_a_resized_and_saved_model_against_open_clip",
+    ),
+)
 def test_a_resized_and_saved_model_against_open_clip(name: str, tmp_path: Path):
     """The reference is built by name, and so for other images than the name's."""
     arch = narrow_arch(load_arch(name))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from _long import mostly_long
 from _study import models, study_rows, tuned
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -30,6 +31,13 @@ from clipjax.analysis.trends.trends import fit
 PROMPTS = ("openai_80", "openai_30_of_80", "mcm_5", "single", "cupl")
 FIGURES = [name for name in spec_names() if load_spec(name).kind in ("scatter", "strip")]
 SCATTERS = [name for name in FIGURES if load_spec(name).kind == "scatter"]
+MANY_PANELS = ("fig3", "fig5")  # of the kind of Figs. 1 and 6
+
+
+def mostly(names: list[str], test: str) -> list[Any]:
+    """`names`, of which figures of many panels are long."""
+    keep = [name for name in names if name not in MANY_PANELS]
+    return mostly_long(names, keep, f"analysis/figures/test_paper_figures.py::{test}")
 
 
 def some_models() -> dict[str, dict[str, Any]]:
@@ -96,12 +104,12 @@ def coordinate(value: Any, scale: str) -> Any:
 # ------------------------------------------------------------------------------------ points and lines
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", mostly(FIGURES, "test_a_figure_draws_without_a_warning"))
 def test_a_figure_draws_without_a_warning(name):
     drawn(name).drawing.figure.draw_without_rendering()
 
 
-@pytest.mark.parametrize("name", SCATTERS)
+@pytest.mark.parametrize("name", mostly(SCATTERS, "test_points_stand_where_the_rows_say"))
 def test_points_stand_where_the_rows_say(name):
     spec, index, panels, drawing = drawn(name)
     there = artists(drawing.figure)
@@ -139,7 +147,9 @@ def trend_of(spec: Spec, content: Content, index: RowIndex, panel: Any, key: str
     return fit(x, y, method=line.method, resamples=0, **scales)
 
 
-@pytest.mark.parametrize("name", [name for name in SCATTERS if load_spec(name).fits])
+@pytest.mark.parametrize(
+    "name", mostly([name for name in SCATTERS if load_spec(name).fits], "test_lines_are_the_fits")
+)
 def test_lines_are_the_fits(name):
     spec, index, panels, drawing = drawn(name)
     there, lines = artists(drawing.figure), 0
@@ -193,7 +203,7 @@ def test_larger_points_are_larger_models():
 # ----------------------------------------------------------------------------------- groups and legend
 
 
-@pytest.mark.parametrize("name", SCATTERS)
+@pytest.mark.parametrize("name", mostly(SCATTERS, "test_the_legend_has_every_group_with_its_look"))
 def test_the_legend_has_every_group_with_its_look(name):
     spec, _, _, drawing = drawn(name)
     legend, there = legend_of(drawing.figure), artists(drawing.figure)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _long import mostly_long
 from _navi_draw import drawn
 from _navi_reading import SIDE, reading
 from _pair_worlds import (
@@ -130,7 +131,14 @@ def centres(length: int, resized: int) -> np.ndarray:
     return np.floor((np.arange(resized) + 0.5) * length / resized).astype(int)
 
 
-@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize(
+    "mistake",
+    mostly_long(
+        WRONG,
+        keep=["another JPEG", "the last row kept"],
+        guard="data/pairs/test_pairs_navi.py::test_a_mistake_is_seen",
+    ),
+)
 def test_a_mistake_is_seen(near_world, tmp_path, monkeypatch, mistake):
     owner, name, make = WRONG[mistake]
     monkeypatch.setattr(owner, name, make(getattr(owner, name)))

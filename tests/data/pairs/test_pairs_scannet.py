@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _long import mostly_long
 from _pair_worlds import (
     ROOM,
     pairs_of,
@@ -139,7 +140,12 @@ WRONG: dict[str, tuple[object, str, Callable]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize(
+    "mistake",
+    mostly_long(
+        WRONG, keep=["no half pixels"], guard="data/pairs/test_pairs_scannet.py::test_a_mistake_is_seen"
+    ),
+)
 def test_a_mistake_is_seen(far_world, tmp_path, monkeypatch, mistake):
     owner, name, make = WRONG[mistake]
     monkeypatch.setattr(owner, name, make(getattr(owner, name)))

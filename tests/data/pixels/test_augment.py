@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import PIL.Image
 import pytest
 import torch
+from _long import mostly_long
 from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
@@ -168,7 +169,14 @@ def at_the_top(size, augmentation, rng):
     return sample_box(size, augmentation, rng)._replace(top=0)
 
 
-@pytest.mark.parametrize("wrong", [linear_ratio, uniform_side, swapped_sides, at_the_top])
+@pytest.mark.parametrize(
+    "wrong",
+    mostly_long(
+        [linear_ratio, uniform_side, swapped_sides, at_the_top],
+        keep=[uniform_side],
+        guard="data/pixels/test_augment.py::test_another_distribution_would_be_seen",
+    ),
+)
 def test_another_distribution_would_be_seen(wrong: Callable[..., Box]):
     size, augmentation = SIZES["wide"], BOXES["default"]
     rng = np.random.default_rng(5)
@@ -298,7 +306,14 @@ def same(batches, others) -> None:
         assert batch["text"] == other["text"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "workers",
+    mostly_long(
+        [0, 2],
+        keep=[2],
+        guard="data/pixels/test_augment.py::test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers",
+    ),
+)
 def test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers(tmp_path, workers):
     iterator, plain = training(workers=workers), training(threads=1)
     handler = ocp.Checkpointer(grain.checkpoint.CheckpointHandler())  # pyright: ignore

@@ -39,7 +39,14 @@ def read(manifest, **options):
         return list(iterator), iterator.skipped
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "devices",
+    mostly_long(
+        [1, 2, 4, 8],
+        keep=[2, 8],
+        guard="data/pixels/test_loader.py::test_exact_counts_for_any_n_and_device_count_with_one_compilation",
+    ),
+)
 def test_exact_counts_for_any_n_and_device_count_with_one_compilation(devices):
     mesh = make_mesh(jax.devices()[:devices])
 

@@ -81,7 +81,14 @@ def torch_vit(config: ViTConfig) -> nn.Module:
     return tower
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu"])
+@pytest.mark.parametrize(
+    "activation",
+    mostly_long(
+        ["gelu", "gelu_tanh", "quick_gelu"],
+        keep=["gelu_tanh", "quick_gelu"],
+        guard="models/families/test_families.py::test_vit",
+    ),
+)
 def test_vit(activation: Any) -> None:
     config = dataclasses.replace(VIT, activation=activation)
     tower = torch_vit(config)
@@ -90,7 +97,12 @@ def test_vit(activation: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutation", [{"activation": "gelu"}, {"activation": "gelu_tanh"}, {"ln_eps": 1e-6}, {"heads": 2}]
+    "mutation",
+    mostly_long(
+        [{"activation": "gelu"}, {"activation": "gelu_tanh"}, {"ln_eps": 1e-6}, {"heads": 2}],
+        keep=[{"ln_eps": 1e-6}],
+        guard="models/families/test_families.py::test_a_wrong_number_in_a_vit_is_seen",
+    ),
 )
 def test_a_wrong_number_in_a_vit_is_seen(mutation: dict[str, Any]) -> None:
     tower = torch_vit(VIT)
@@ -98,6 +110,7 @@ def test_a_wrong_number_in_a_vit_is_seen(mutation: dict[str, Any]) -> None:
     assert error(wrong, run(tower, pixels(VIT.image_size))) > 10 * TOLERANCE
 
 
+@pytest.mark.long("models/families/test_families.py::test_a_wrong_number_in_a_vit_is_seen")
 def test_erf_gelu_is_not_the_tanh_form() -> None:
     config = dataclasses.replace(VIT, activation="gelu")
     tower = torch_vit(config)
@@ -173,7 +186,14 @@ def test_modified_resnet() -> None:
     assert error(ours, run(tower, pixels(RESNET.image_size))) < 2 * TOLERANCE
 
 
-@pytest.mark.parametrize("mutation", [{"bn_eps": 1e-6}, {"heads": 4}])
+@pytest.mark.parametrize(
+    "mutation",
+    mostly_long(
+        [{"bn_eps": 1e-6}, {"heads": 4}],
+        keep=[{"bn_eps": 1e-6}],
+        guard="models/families/test_families.py::test_a_wrong_number_in_a_resnet_is_seen",
+    ),
+)
 def test_a_wrong_number_in_a_resnet_is_seen(mutation: dict[str, Any]) -> None:
     tower = torch_resnet(RESNET)
     config = dataclasses.replace(RESNET, **mutation)

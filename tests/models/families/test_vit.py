@@ -12,6 +12,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from _long import mostly_long
 from flax import nnx
 from timm.layers.layer_scale import LayerScale
 from torch.nn import LayerNorm
@@ -138,7 +139,14 @@ TIMM = [
 ]
 
 
-@pytest.mark.parametrize("name", [*TIMM, SIGLIP])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [*TIMM, SIGLIP],
+        keep=["vit_base_patch16_clip_224", "vit_base_patch14_reg4_dinov2", SIGLIP],
+        guard="models/test_parity_record.py::test_the_committed_record_is_complete_and_of_this_forward_pass",
+    ),
+)
 def test_records_are_timms(name: str):
     with torch.device("meta"):
         model: Any = timm.create_model(name if name in TIMM else "vit_so400m_patch14_siglip_384")

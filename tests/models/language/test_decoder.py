@@ -72,15 +72,22 @@ def test_every_stage_is_transformers(kind: str) -> None:
     assert max(errors.values()) <= 1e-5
 
 
+WRONG_RECORDS = [
+    ("LLAMA", {"rope_theta": 12_000.0}),
+    ("LLAMA", {"norm_eps": 1e-6}),
+    ("MISTRAL", {"sliding_window": 8}),
+    ("MISTRAL", {"sliding_window": 6}),
+    ("MISTRAL", {"sliding_window": None}),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [
-        ("LLAMA", {"rope_theta": 12_000.0}),
-        ("LLAMA", {"norm_eps": 1e-6}),
-        ("MISTRAL", {"sliding_window": 8}),
-        ("MISTRAL", {"sliding_window": 6}),
-        ("MISTRAL", {"sliding_window": None}),
-    ],
+    mostly_long(
+        WRONG_RECORDS,
+        keep=[WRONG_RECORDS[0], WRONG_RECORDS[4]],
+        guard="models/language/test_decoder.py::test_a_wrong_record_is_seen",
+    ),
 )
 def test_a_wrong_record_is_seen(kind: str, changes: dict[str, Any]) -> None:
     assert case(kind).errors(**changes)["logits"] > 1e-3
@@ -110,21 +117,29 @@ def bidirectional(queries: Any, keys: Any, valid: Any, window: int | None) -> An
 TRUE_SEES = transformer.sees
 
 
+WRONG_PARTS = [
+    ("rotate", interleaved),
+    ("attend_grouped", tiled),
+    ("sees", blind_to_padding),
+    ("sees", bidirectional),
+    ("positions_of", lambda valid: jnp.cumsum(valid[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
-    [
-        ("rotate", interleaved),
-        ("attend_grouped", tiled),
-        ("sees", blind_to_padding),
-        ("sees", bidirectional),
-        ("positions_of", lambda valid: jnp.cumsum(valid[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]),
-    ],
+    mostly_long(
+        WRONG_PARTS,
+        keep=[WRONG_PARTS[1]],
+        guard="models/language/test_decoder.py::test_a_wrong_part_is_seen",
+    ),
 )
 def test_a_wrong_part_is_seen(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer, name, wrong)
     assert case("GROUPED").errors()["logits"] > 1e-3
 
 
+@pytest.mark.long("models/language/test_decoder.py::test_a_wrong_part_is_seen")
 def test_tiled_heads_are_right_without_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wrong part above is wrong because of the groups alone."""
     monkeypatch.setattr(transformer, "attend_grouped", tiled)

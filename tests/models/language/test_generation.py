@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 
 from clipjax.errors import DataError
 from clipjax.models.language import cache as caches
@@ -111,18 +112,32 @@ def logits_error(kind: str) -> float:
     return float(np.abs(np.stack(ours, axis=1) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("kind", ["LLAMA", "GROUPED", "MISTRAL", "GROUPED-joined"])
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        ["LLAMA", "GROUPED", "MISTRAL", "GROUPED-joined"],
+        keep=["LLAMA", "MISTRAL", "GROUPED-joined"],
+        guard="models/language/test_generation.py::test_every_step_is_transformers",
+    ),
+)
 def test_every_step_is_transformers(kind: str) -> None:
     assert logits_error(kind) <= 1e-5
 
 
+WRONG_STEPS = [
+    (caches.Cache, "positions", property(lambda self: self.valid.sum(axis=1, dtype=jnp.int32) + 1)),
+    (caches.Cache, "positions", property(lambda self: jnp.broadcast_to(self.length, len(self.valid)))),
+    (generation, "append", lambda at: caches.append(at - 1)),
+]
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "wrong"),
-    [
-        (caches.Cache, "positions", property(lambda self: self.valid.sum(axis=1, dtype=jnp.int32) + 1)),
-        (caches.Cache, "positions", property(lambda self: jnp.broadcast_to(self.length, len(self.valid)))),
-        (generation, "append", lambda at: caches.append(at - 1)),
-    ],
+    mostly_long(
+        WRONG_STEPS,
+        keep=[WRONG_STEPS[2]],
+        guard="models/language/test_generation.py::test_a_wrong_step_is_seen",
+    ),
     ids=["offset", "padded", "overwritten"],
 )
 def test_a_wrong_step_is_seen(owner: Any, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 import reference
 from _crosscheck import LONG, run_here, subject_of, write_images
+from _long import mostly_long
 from typer.testing import CliRunner
 
 import clipjax
@@ -138,16 +139,23 @@ def with_scale(model: Model) -> Model:
     return Model(dataclasses.replace(model.card, logit_scale=model.card.logit_scale * 1.01), model.params)
 
 
+MISTAKES = [
+    (lambda model: with_pixels(model, interpolation="bilinear"), "pixels"),
+    (lambda model: with_pixels(model, resize_mode="squash"), "pixels"),
+    (lambda model: with_pixels(model, mean=model.card.preprocess.mean[::-1]), "tensor"),
+    (lambda model: with_activation(model, "vision"), "image embeddings"),
+    (lambda model: with_activation(model, "text"), "head"),
+    (with_scale, "logits"),
+]
+
+
 @pytest.mark.parametrize(
     ("mistake", "stage"),
-    [
-        (lambda model: with_pixels(model, interpolation="bilinear"), "pixels"),
-        (lambda model: with_pixels(model, resize_mode="squash"), "pixels"),
-        (lambda model: with_pixels(model, mean=model.card.preprocess.mean[::-1]), "tensor"),
-        (lambda model: with_activation(model, "vision"), "image embeddings"),
-        (lambda model: with_activation(model, "text"), "head"),
-        (with_scale, "logits"),
-    ],
+    mostly_long(
+        MISTAKES,
+        keep=[MISTAKES[0], MISTAKES[3], MISTAKES[5]],
+        guard="verification/crosscheck/test_crosscheck.py::test_a_mistake_in_the_card_is_named_at_its_stage",
+    ),
     ids=["interpolation", "squash", "mean", "activation", "text activation", "scale"],
 )
 def test_a_mistake_in_the_card_is_named_at_its_stage(
@@ -170,6 +178,9 @@ def test_another_template_is_named_at_the_prompts(case: Case, tmp_path: Path) ->
     assert (stage.name, stage.problem) == ("prompts", "3 prompts, the reference has 9")
 
 
+@pytest.mark.long(
+    "verification/crosscheck/test_crosscheck.py::test_a_mistake_in_the_card_is_named_at_its_stage"
+)
 def test_a_resize_without_antialias_is_named_at_the_pixels(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +196,9 @@ def test_a_resize_without_antialias_is_named_at_the_pixels(
     assert [stage.passed for stage in stages[:2]] == [True, False]
 
 
+@pytest.mark.long(
+    "verification/crosscheck/test_crosscheck.py::test_a_mistake_in_the_card_is_named_at_its_stage"
+)
 def test_channels_in_another_order_are_named_at_the_decoding(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,8 +363,21 @@ def command(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["crosscheck", *map(str, arguments)])
 
 
-def test_the_command_on_real_weights_and_photographs(photographs: Path, lite0: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "apart",
+    mostly_long(
+        [False, True],
+        keep=[False],
+        guard="verification/crosscheck/test_crosscheck.py::test_the_command_on_real_weights_and_photographs",
+    ),
+    ids=["timm in this process", "timm in its own process"],
+)
+def test_the_command_on_real_weights_and_photographs(
+    photographs: Path, lite0: Path, tmp_path: Path, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A classifier has no prompts, and images without labels no metric."""
+    if not apart:
+        monkeypatch.setattr(reference_module, "_run", run_here)
     card = "tf_efficientnet_lite0-in1k"
     done = command(
         photographs, "--model", lite0, "--card", card, "--against", "timm", "--limit", 3, "--out", tmp_path

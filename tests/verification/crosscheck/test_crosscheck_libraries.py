@@ -125,6 +125,9 @@ def test_transformers_siglip_with_its_bias(siglip_files: Path, images: Path, tmp
     assert again.about["reference"]["preprocessing"] == CARD
 
 
+@pytest.mark.long(
+    "verification/crosscheck/test_crosscheck_libraries.py::test_transformers_siglip_with_its_bias"
+)
 @pytest.mark.usefixtures("_small")
 def test_transformers_siglip_without_a_tokenizers_configuration(
     siglip_files: Path, images: Path, tmp_path: Path
@@ -145,6 +148,7 @@ def test_transformers_siglip_without_a_tokenizers_configuration(
     assert found.about["reference"]["tokenizer"] == "SiglipTokenizer"
 
 
+@pytest.mark.long("verification/crosscheck/test_crosscheck_libraries.py::test_a_model_for_larger_images")
 def test_transformers_clip_for_larger_images(clip: Path, images: Path, tmp_path: Path) -> None:
     """The folder's configuration and processor, both with the size of the resized model."""
     folder = shutil.copytree(clip, tmp_path / "clip")

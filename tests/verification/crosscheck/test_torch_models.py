@@ -13,6 +13,7 @@ import reference
 import test_crosscheck_libraries as libraries
 import timm
 from _crosscheck import write_images
+from _long import mostly_long
 from _vocabularies import PIECES, SPECIAL_IDS, pieces, small_rules
 from timm.models._hub import save_config_for_hf
 
@@ -88,11 +89,19 @@ def siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     return libraries.with_tokenizer(clipjax.load_model(folder), spec, folder / "spiece.model")
 
 
-@pytest.mark.parametrize("library", ["open_clip", "timm", "transformers"])
+@pytest.mark.parametrize(
+    "library",
+    mostly_long(
+        ["open_clip", "timm", "transformers"],
+        keep=["timm", "transformers"],
+        guard="verification/crosscheck/test_torch_models.py::test_the_transform_decides",
+    ),
+)
 def test_through_torch_and_as_flax(world: Path, library: str, tmp_path: Path) -> None:
     _same_rows(world, clipjax.load_model(world / library), library, world / library, tmp_path / "store")
 
 
+@pytest.mark.long("verification/crosscheck/test_torch_models.py::test_through_torch_and_as_flax")
 def test_siglip_of_transformers(world: Path, siglip: Model, tmp_path: Path) -> None:
     """Its text tower reads the padding: a mask of it would change the features."""
     _same_rows(world, siglip, "transformers", tmp_path / "transformers", tmp_path / "store")

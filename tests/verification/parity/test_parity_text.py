@@ -382,21 +382,28 @@ def blind_to_padding(self: Any, x: Any, visible: Any, right: Any = roberta.PostN
     return right(self, x, jnp.ones_like(visible))
 
 
+OTHER_ROBERTAS = [
+    (roberta.PostNormBlock, "__call__", pre_norm, "text.blocks.0"),
+    (roberta.PostNormBlock, "__call__", blind_to_padding, "text.blocks.0"),
+    (roberta, "masked_mean", lambda x, real: x.mean(axis=1), "text.pooled"),
+    (
+        roberta,
+        "masked_mean",
+        lambda x, real: x[:, 0],
+        "text.pooled",
+    ),  # transformers' own: the first token
+    (roberta.Projection, "__call__", projected_by("gelu_tanh"), "text.projected"),
+    (roberta.Projection, "__call__", projected_by("quick_gelu"), "text.projected"),
+]
+
+
 @pytest.mark.parametrize(
     ("where", "name", "wrong", "seen"),
-    [
-        (roberta.PostNormBlock, "__call__", pre_norm, "text.blocks.0"),
-        (roberta.PostNormBlock, "__call__", blind_to_padding, "text.blocks.0"),
-        (roberta, "masked_mean", lambda x, real: x.mean(axis=1), "text.pooled"),
-        (
-            roberta,
-            "masked_mean",
-            lambda x, real: x[:, 0],
-            "text.pooled",
-        ),  # transformers' own: the first token
-        (roberta.Projection, "__call__", projected_by("gelu_tanh"), "text.projected"),
-        (roberta.Projection, "__call__", projected_by("quick_gelu"), "text.projected"),
-    ],
+    mostly_long(
+        OTHER_ROBERTAS,
+        keep=[OTHER_ROBERTAS[1]],
+        guard="verification/parity/test_parity_text.py::test_another_roberta_is_seen",
+    ),
     ids=["pre-norm", "padding attended", "padding pooled", "first token", "tanh GELU", "QuickGELU"],
 )
 def test_another_roberta_is_seen(

@@ -158,13 +158,27 @@ def test_every_tensor_and_every_eps_moves_the_features():
 # -------------------------------------------------------------------------------------- what is wrong
 
 
-@pytest.mark.parametrize("activation", ["gelu_tanh", "quick_gelu"])
+@pytest.mark.parametrize(
+    "activation",
+    mostly_long(
+        ["gelu_tanh", "quick_gelu"],
+        keep=["gelu_tanh"],
+        guard="verification/parity/convolutions/test_parity_convnext.py::test_another_activation_is_seen",
+    ),
+)
 def test_another_activation_is_seen(activation: Any):
     case = narrow_case("convnext_base-in1k")
     assert case.first_difference(until="stages.0.0", activation=activation) == "vision.stages.0.0"
 
 
-@pytest.mark.parametrize(("name", "eps"), [("convnext_base-in1k", 1e-5), ("convnext_xxlarge-in1k", 1e-6)])
+@pytest.mark.parametrize(
+    ("name", "eps"),
+    mostly_long(
+        [("convnext_base-in1k", 1e-5), ("convnext_xxlarge-in1k", 1e-6)],
+        keep=["convnext_base-in1k"],
+        guard="verification/parity/convolutions/test_parity_convnext.py::test_another_eps_is_seen",
+    ),
+)
 def test_another_eps_is_seen(name: str, eps: float):
     assert narrow_case(name).first_difference(until="stem", ln_eps=eps) == "vision.stem"
 
@@ -187,16 +201,23 @@ def test_another_tensor_is_seen(part: str, edit: Callable[[np.ndarray], np.ndarr
     assert case.difference_of(edited(case.params, part, edit)) == seen
 
 
+RESPONSE_NORMS = [
+    lambda self, x: x,
+    lambda self, x: self.bias + self.scale * x * self.share(x),  # without the identity
+    lambda self, x: x + self.bias + self.scale * self.share(x),
+    lambda self, x: x + self.bias + self.scale * x * self.norm(x),  # not divided by the channels' mean
+    lambda self, x: x + self.bias + self.scale * x * self.norm(x) / self.norm(x).mean((0, 1, 2)),
+    lambda self, x: x + self.bias + self.scale * x * self.share(x, axis=1),
+]
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [
-        lambda self, x: x,
-        lambda self, x: self.bias + self.scale * x * self.share(x),  # without the identity
-        lambda self, x: x + self.bias + self.scale * self.share(x),
-        lambda self, x: x + self.bias + self.scale * x * self.norm(x),  # not divided by the channels' mean
-        lambda self, x: x + self.bias + self.scale * x * self.norm(x) / self.norm(x).mean((0, 1, 2)),
-        lambda self, x: x + self.bias + self.scale * x * self.share(x, axis=1),
-    ],
+    mostly_long(
+        RESPONSE_NORMS,
+        keep=[RESPONSE_NORMS[3]],
+        guard="verification/parity/convolutions/test_parity_convnext.py::test_another_response_norm_is_seen",
+    ),
 )
 def test_another_response_norm_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch):
     def norm(self: Any, x: Array, axis: Any = (1, 2)) -> Array:
@@ -228,6 +249,7 @@ def test_response_norms_are_not_forgotten():
         conversion_of(source, Network(arch).abstract_params(), detect_table(source))
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_convnext.py::test_another_activation_is_seen")
 def test_a_norm_before_the_pooling_is_seen(monkeypatch: pytest.MonkeyPatch):
     def wrong(self: Any, x: Array) -> tuple[Array, Array]:
         pooled = self.norm(x).mean(axis=(1, 2))
@@ -239,6 +261,7 @@ def test_a_norm_before_the_pooling_is_seen(monkeypatch: pytest.MonkeyPatch):
     assert other.first_difference() == "vision.pooled"
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_convnext.py::test_another_activation_is_seen")
 def test_a_hidden_layer_without_its_activation_is_seen(monkeypatch: pytest.MonkeyPatch):
     def wrong(self: Any, x: Array) -> tuple[Array, Array]:
         pooled = self.norm(x.mean(axis=(1, 2)))

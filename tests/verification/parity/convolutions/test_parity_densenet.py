@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from _long import mostly_long
 from _mutants import (
     Wrong,
     seen_with,
@@ -38,7 +39,14 @@ def test_names_of_torchvisions_files() -> None:
 # --- mutations ---
 
 
-@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+@pytest.mark.parametrize(
+    "eps",
+    mostly_long(
+        [1e-3, 1e-6],
+        keep=[1e-3],
+        guard="verification/parity/convolutions/test_parity_densenet.py::test_another_eps_is_seen",
+    ),
+)
 def test_another_eps_is_seen(eps: float) -> None:
     assert timm_case("densenet121").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
@@ -81,15 +89,22 @@ def unactivated(call: Wrong) -> Wrong:
     return wrong
 
 
+MISTAKES = [
+    (pools, "max_pool", with_options(padding="tf_same"), "stem"),
+    (densenet.jnp, "concatenate", in_front, "denseblock1.1"),
+    (pools, "average_pool", max_transition, "transition1"),
+    (densenet.Transition, "__call__", no_relu, "transition1"),
+    (densenet.DenseNet, "blocks", unactivated, "norm5"),
+]
+
+
 @pytest.mark.parametrize(
     ("owner", "attribute", "wrong", "seen"),
-    [
-        (pools, "max_pool", with_options(padding="tf_same"), "stem"),
-        (densenet.jnp, "concatenate", in_front, "denseblock1.1"),
-        (pools, "average_pool", max_transition, "transition1"),
-        (densenet.Transition, "__call__", no_relu, "transition1"),
-        (densenet.DenseNet, "blocks", unactivated, "norm5"),
-    ],
+    mostly_long(
+        MISTAKES,
+        keep=[MISTAKES[2]],
+        guard="verification/parity/convolutions/test_parity_densenet.py::test_a_mistake_is_seen",
+    ),
 )
 def test_a_mistake_is_seen(
     owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch

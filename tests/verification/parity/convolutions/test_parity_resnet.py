@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import pytest
 import torch
+from _long import mostly_long
 from _mutants import (
     Wrong,
     assert_same,
@@ -64,7 +65,14 @@ def account(source: Any, arch: str) -> str:
 # --- mutations ---
 
 
-@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+@pytest.mark.parametrize(
+    "eps",
+    mostly_long(
+        [1e-3, 1e-6],
+        keep=[1e-3],
+        guard="verification/parity/convolutions/test_parity_resnet.py::test_another_eps_is_seen",
+    ),
+)
 def test_another_eps_is_seen(eps: float) -> None:
     assert timm_case("resnet18").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
@@ -114,33 +122,40 @@ def mean_pool(_: Wrong) -> Wrong:
     return lambda x, mode, **_options: pools.average_pool(x, 2, mode=mode)
 
 
+MISTAKES = [
+    ("resnet18", pools, "max_pool", with_options(padding="tf_same"), "stem"),
+    ("resnet18", pools, "max_pool", mean_pool, "stem"),
+    ("resnet18", resnet.Block, "__call__", no_relu, "layer1.0"),
+    ("resnet18", resnet.Block, "__call__", stride_on_first, "layer2.0"),
+    ("resnet50", resnet.Block, "__call__", no_relu, "layer1.0"),
+    ("resnet50", resnet.Block, "__call__", stride_on_first, "layer2.0"),
+    ("resnet50", resnet.Downsample, "__call__", averaged, "layer2.0"),
+    ("resnext50_32x4d", convolutions.Conv, "__call__", interleaved, "layer1.0"),
+    ("seresnext50_32x4d", maps.SqueezeExcite, "__call__", lambda _: lambda _self, x: x, "layer1.0"),
+    (
+        "seresnext50_32x4d",
+        maps.SqueezeExcite,
+        "__call__",
+        with_attributes(activation=SILU),
+        "layer1.0",
+    ),
+    (
+        "seresnext50_32x4d",
+        maps.SqueezeExcite,
+        "__call__",
+        with_attributes(gate=layers.ACTIVATIONS["hard_sigmoid"]),
+        "layer1.0",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "owner", "attribute", "wrong", "seen"),
-    [
-        ("resnet18", pools, "max_pool", with_options(padding="tf_same"), "stem"),
-        ("resnet18", pools, "max_pool", mean_pool, "stem"),
-        ("resnet18", resnet.Block, "__call__", no_relu, "layer1.0"),
-        ("resnet18", resnet.Block, "__call__", stride_on_first, "layer2.0"),
-        ("resnet50", resnet.Block, "__call__", no_relu, "layer1.0"),
-        ("resnet50", resnet.Block, "__call__", stride_on_first, "layer2.0"),
-        ("resnet50", resnet.Downsample, "__call__", averaged, "layer2.0"),
-        ("resnext50_32x4d", convolutions.Conv, "__call__", interleaved, "layer1.0"),
-        ("seresnext50_32x4d", maps.SqueezeExcite, "__call__", lambda _: lambda _self, x: x, "layer1.0"),
-        (
-            "seresnext50_32x4d",
-            maps.SqueezeExcite,
-            "__call__",
-            with_attributes(activation=SILU),
-            "layer1.0",
-        ),
-        (
-            "seresnext50_32x4d",
-            maps.SqueezeExcite,
-            "__call__",
-            with_attributes(gate=layers.ACTIVATIONS["hard_sigmoid"]),
-            "layer1.0",
-        ),
-    ],
+    mostly_long(
+        MISTAKES,
+        keep=[MISTAKES[0], MISTAKES[3], MISTAKES[10]],
+        guard="verification/parity/convolutions/test_parity_resnet.py::test_a_mistake_is_seen",
+    ),
 )
 def test_a_mistake_is_seen(
     name: str, owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch

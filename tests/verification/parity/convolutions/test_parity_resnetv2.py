@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 from _mutants import assert_same, dense_errors, gradient_errors, worst
 from _parity import Case, Tensor, case_of, edited, source_of
 
@@ -110,7 +111,15 @@ FLAGS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "seen"), FLAGS, ids=ids(FLAGS))
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    mostly_long(
+        FLAGS,
+        keep=[FLAGS[0], FLAGS[3]],
+        guard="verification/parity/convolutions/test_parity_resnetv2.py::test_another_flag_is_seen",
+    ),
+    ids=ids(FLAGS),
+)
 def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
     case = narrow_case()
     # A name of its own, because structures are kept by architecture.
@@ -135,7 +144,12 @@ def added_to_the_deviation(kernel: Any, eps: float) -> Any:
 
 
 @pytest.mark.parametrize(
-    "wrong", [unbiased, by_input, not_centred, added_to_the_deviation, lambda kernel, eps: kernel]
+    "wrong",
+    mostly_long(
+        [unbiased, by_input, not_centred, added_to_the_deviation, lambda kernel, eps: kernel],
+        keep=[not_centred],
+        guard="verification/parity/convolutions/test_parity_resnetv2.py::test_another_standardisation_is_seen",
+    ),
 )
 def test_another_standardisation_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "standardize", wrong)
@@ -169,14 +183,21 @@ def interleaved(self: Any, x: Any) -> Any:
     return jnp.tile(means, x.shape[-1] // self.groups)[:, None, None]
 
 
+BLOCKS = [
+    (resnetv2.Block, "__call__", stride_first, "vision.stages.1.0"),
+    (resnetv2.Block, "__call__", shortcut_from_input, "vision.stages.0.0"),
+    (resnetv2.Block, "__call__", identity_of_norm, "vision.stages.0.1"),
+    (maps.GroupNorm, "_of_group", interleaved, "vision.stages.0.0"),
+]
+
+
 @pytest.mark.parametrize(
     ("place", "name", "wrong", "seen"),
-    [
-        (resnetv2.Block, "__call__", stride_first, "vision.stages.1.0"),
-        (resnetv2.Block, "__call__", shortcut_from_input, "vision.stages.0.0"),
-        (resnetv2.Block, "__call__", identity_of_norm, "vision.stages.0.1"),
-        (maps.GroupNorm, "_of_group", interleaved, "vision.stages.0.0"),
-    ],
+    mostly_long(
+        BLOCKS,
+        keep=[BLOCKS[0]],
+        guard="verification/parity/convolutions/test_parity_resnetv2.py::test_another_block_is_seen",
+    ),
     ids=["stride in the 1x1", "shortcut of x", "identity of the norm", "interleaved groups"],
 )
 def test_another_block_is_seen(

@@ -209,7 +209,17 @@ def without(params: Any, part: str) -> Any:
     return nest(leaves)
 
 
-@pytest.mark.parametrize(("flag", "part"), [("attn_norm", "blocks/attn/ln"), ("mlp_norm", "blocks/mlp/ln")])
+INNER_NORMS = [("attn_norm", "blocks/attn/ln"), ("mlp_norm", "blocks/mlp/ln")]
+
+
+@pytest.mark.parametrize(
+    ("flag", "part"),
+    mostly_long(
+        INNER_NORMS,
+        keep=[INNER_NORMS[1]],
+        guard="verification/parity/patches/test_parity_eva.py::test_a_dropped_inner_norm_is_seen",
+    ),
+)
 def test_a_dropped_inner_norm_is_seen(flag: str, part: str):
     case = narrow_case("EVA02-B-16")
     assert (
@@ -295,7 +305,11 @@ def class_token_counted(table: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "change",
-    [axes_swapped, axes_interleaved, class_token_turned, class_token_counted],
+    mostly_long(
+        [axes_swapped, axes_interleaved, class_token_turned, class_token_counted],
+        keep=[axes_swapped],
+        guard="verification/parity/patches/test_parity_eva.py::test_other_rotary_tables_are_seen",
+    ),
     ids=lambda f: f.__name__,
 )
 def test_other_rotary_tables_are_seen(
@@ -311,14 +325,21 @@ def test_other_rotary_tables_are_seen(
     assert narrow_case("EVA02-B-16").first_difference(until="blocks.0") == "vision.blocks.0"
 
 
+ROTATIONS = [
+    ("in_halves", lambda linear, x, heads: linear(x)),  # pairs half a head apart, as in language models
+    ("rotate", lambda x, cos, sin, right=eva.rotate: right(x, sin, cos)),
+    ("rotate", lambda x, cos, sin, right=eva.rotate: right(x, cos, -sin)),
+    ("ROPE_TEMPERATURE", 100.0),
+]
+
+
 @pytest.mark.parametrize(
     ("function", "wrong"),
-    [
-        ("in_halves", lambda linear, x, heads: linear(x)),  # pairs half a head apart, as in language models
-        ("rotate", lambda x, cos, sin, right=eva.rotate: right(x, sin, cos)),
-        ("rotate", lambda x, cos, sin, right=eva.rotate: right(x, cos, -sin)),
-        ("ROPE_TEMPERATURE", 100.0),
-    ],
+    mostly_long(
+        ROTATIONS,
+        keep=[ROTATIONS[1]],
+        guard="verification/parity/patches/test_parity_eva.py::test_another_rotation_is_seen",
+    ),
     ids=["pairs", "sine_for_cosine", "direction", "temperature"],
 )
 def test_another_rotation_is_seen(function: str, wrong: Any, monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 from _parity import Case, Tensor, case_of, narrow_case, source_of
 from timm.models.mlp_mixer import Affine
 
@@ -211,20 +212,27 @@ def test_nothing_wrong_nothing_seen(name: str):
     assert case(name).difference_of(case(name).params) is None
 
 
+FLAGS = [
+    (MIXER, {"ln_eps": 1e-5}),
+    (MIXER, {"activation": "gelu_tanh"}),
+    (MIXER, {"activation": "relu"}),
+    (GMIXER, {"ln_eps": 1e-5}),
+    (GMIXER, {"activation": "gelu"}),
+    (GMIXER, {"activation": "sigmoid"}),
+    (RESMLP, {"activation": "gelu_tanh"}),
+    (GMLP, {"ln_eps": 1e-5}),
+    (GMLP, {"gate_eps": 1e-6}),
+    (GMLP, {"activation": "gelu_tanh"}),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
-    [
-        (MIXER, {"ln_eps": 1e-5}),
-        (MIXER, {"activation": "gelu_tanh"}),
-        (MIXER, {"activation": "relu"}),
-        (GMIXER, {"ln_eps": 1e-5}),
-        (GMIXER, {"activation": "gelu"}),
-        (GMIXER, {"activation": "sigmoid"}),
-        (RESMLP, {"activation": "gelu_tanh"}),
-        (GMLP, {"ln_eps": 1e-5}),
-        (GMLP, {"gate_eps": 1e-6}),
-        (GMLP, {"activation": "gelu_tanh"}),
-    ],
+    mostly_long(
+        FLAGS,
+        keep=[FLAGS[0], FLAGS[5], FLAGS[8]],
+        guard="verification/parity/patches/test_parity_mixer.py::test_another_flag_is_seen",
+    ),
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any]):
     assert case(name).first_difference(until="blocks.0", **change) == "vision.blocks.0"
@@ -287,7 +295,14 @@ def test_other_params_are_seen(name: str, change: Any):
     assert own.difference_of(changed(own.params, change)) == "vision.blocks.0"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        KINDS,
+        keep=[GMLP],
+        guard="verification/parity/patches/test_parity_mixer.py::test_tokens_column_by_column_are_seen",
+    ),
+)
 def test_tokens_column_by_column_are_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     # Stages have the tokens of either order: block 0 differs because the matrices over tokens do not.
     rows = mixer.tokens_first
@@ -295,12 +310,20 @@ def test_tokens_column_by_column_are_seen(name: str, monkeypatch: pytest.MonkeyP
     assert case(name).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
-@pytest.mark.parametrize("name", [MIXER, GMIXER, GMLP])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [MIXER, GMIXER, GMLP],
+        keep=[MIXER],
+        guard="verification/parity/patches/test_parity_mixer.py::test_the_mean_before_the_norm_is_seen",
+    ),
+)
 def test_the_mean_before_the_norm_is_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mixer.Mixer, "pooled", lambda tower, x: tower.ln_post(x.mean(axis=0)))
     assert case(name).first_difference() == "vision.pooled"
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_mixer.py::test_another_flag_is_seen")
 def test_no_test_can_see_the_order_of_resmlps_affine_layer_and_mean(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mixer.Mixer, "pooled", lambda tower, x: tower.ln_post(x.mean(axis=0)))
     assert case(RESMLP).first_difference() is None
@@ -316,12 +339,14 @@ def test_a_layer_norm_for_an_affine_layer_is_seen(monkeypatch: pytest.MonkeyPatc
     assert case(RESMLP).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_mixer.py::test_another_flag_is_seen")
 def test_an_activation_after_resmlps_tokens_is_seen(monkeypatch: pytest.MonkeyPatch):
     right = mixer.TokenLinear.__call__
     monkeypatch.setattr(mixer.TokenLinear, "__call__", lambda layer, x: layers.gelu(right(layer, x)))
     assert case(RESMLP).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_mixer.py::test_another_flag_is_seen")
 def test_gmlps_activation_left_out_of_the_value_is_seen(monkeypatch: pytest.MonkeyPatch):
     def gated(block: Any, x: Any) -> Any:
         mixed = block.tokens(block.ln(layers.gelu(block.gate(x))))

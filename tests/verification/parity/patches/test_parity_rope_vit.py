@@ -194,7 +194,14 @@ def test_a_swapped_gate_is_seen():
     assert case(GATED).difference_of(nest(swapped)) == "vision.blocks.0"
 
 
-@pytest.mark.parametrize("name", [PE, DINO])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [PE, DINO],
+        keep=[PE],
+        guard="verification/parity/patches/test_parity_rope_vit.py::test_swapped_axes_are_seen",
+    ),
+)
 def test_swapped_axes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     right = rope_vit._grid
     monkeypatch.setattr(rope_vit, "_grid", lambda *sides: right(*sides)[..., ::-1])
@@ -209,7 +216,15 @@ def mean_of_all(tower: Any, x: Any) -> Any:
     return tower.ln_post(x).mean(axis=1)
 
 
-@pytest.mark.parametrize("pooled", [class_token, mean_of_all], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "pooled",
+    mostly_long(
+        [class_token, mean_of_all],
+        keep=[class_token],
+        guard="verification/parity/patches/test_parity_rope_vit.py::test_another_pooling_is_seen",
+    ),
+    ids=lambda f: f.__name__,
+)
 def test_another_pooling_is_seen(pooled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rope_vit.RopeViT, "pooled", pooled)
     assert case(DINO).first_difference() == "vision.pooled"

@@ -69,6 +69,7 @@ def test_compiled_size_does_not_grow_with_depth() -> None:
     assert size((2, 2, 18, 2)) < 1.01 * size((2, 2, 2, 2))
 
 
+@pytest.mark.long("models/modules/test_relative_position.py::test_attention_with_a_bias")
 def test_gradients_are_torchs() -> None:
     """Through moved windows and tables; biases of keys have none: they add the same to all scores."""
     errors = gradient_errors(narrow_case())
@@ -128,6 +129,7 @@ def test_another_head_is_refused() -> None:
 # ------------------------------------------------------------------------------------- other image sizes
 
 
+@pytest.mark.long("models/test_dense_map.py::test_maps_are_timms")
 def test_images_of_twice_the_size() -> None:
     """The windows keep their size, and in the last stage they now move: as timm's `img_size`."""
     arch = resized_arch(narrow_case().arch, 192)
@@ -186,9 +188,16 @@ def test_neighbours_read_row_by_row_are_seen() -> None:
     assert case.difference_of(params) == "vision.layers.1.0"
 
 
+FLAGS = [({"ln_eps": 1e-6}, "vision.stem"), ({"activation": "gelu_tanh"}, "vision.layers.0.0")]
+
+
 @pytest.mark.parametrize(
     ("change", "seen"),
-    [({"ln_eps": 1e-6}, "vision.stem"), ({"activation": "gelu_tanh"}, "vision.layers.0.0")],
+    mostly_long(
+        FLAGS,
+        keep=[FLAGS[1]],
+        guard="verification/parity/patches/test_parity_swin.py::test_another_flag_is_seen",
+    ),
 )
 def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
     assert narrow_case().first_difference(until=seen, **change) == seen
@@ -244,6 +253,7 @@ def test_another_forward_is_seen(
     assert narrow_case().first_difference(until=seen) == seen
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_swin.py::test_other_moves_are_seen")
 def test_how_much_is_hidden_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """exp(-100) is nothing beside the other scores."""
     monkeypatch.setattr(windows, "APART", -1e4)

@@ -220,6 +220,7 @@ def test_another_flag_is_seen(name: str, change: dict[str, Any], seen: str):
     assert case(name).first_difference(until=seen, **change) == f"vision.{seen}"
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_vit.py::test_another_flag_is_seen")
 def test_siglip_exact_gelu_not_tanh():
     """timm's SigLIP has the exact GELU; big_vision's own code takes Flax's default, the tanh form."""
     assert case(SIGLIP).first_difference(until="blocks.0", activation="gelu_tanh") == "vision.blocks.0"
@@ -252,34 +253,42 @@ def replace(part: str, value: Callable[[Any], Any]) -> Callable[[dict[str, Any]]
     return lambda leaves: leaves.__setitem__(f"vision/{part}", value(leaves[f"vision/{part}"]))
 
 
+OTHER_PARAMS = [
+    (B16, drop("ln_pre"), {"pre_norm": False}, "embed"),
+    (COCA, drop("ln_pre"), {"pre_norm": False}, "embed"),
+    (DINO, drop("patch_embed/bias"), {"patch_bias": False}, "patch_embed"),
+    (SIGLIP, drop("patch_embed/bias"), {"patch_bias": False}, "patch_embed"),
+    (DEIT, drop("blocks/ls_"), {"layer_scale": False}, "blocks.0"),
+    (DINO, drop("blocks/ls_"), {"layer_scale": False}, "blocks.0"),
+    # A class token inside the position table that belongs outside it, and the other way round.
+    (
+        DEIT,
+        replace("positional_embedding", lambda table: jnp.concatenate([table[:1], table])),
+        {"positions": "all"},
+        "embed",
+    ),
+    (DINO, replace("positional_embedding", lambda table: table[1:]), {"positions": "patches"}, "embed"),
+    # CoCa's second query, SigLIP's MLP without its norm.
+    (COCA, replace("pool/query", lambda query: jnp.roll(query, -1, 0)), {}, "pooled"),
+    (SIGLIP, replace("pool/query", lambda query: 0 * query), {}, "pooled"),
+    (SIGLIP, replace("pool/ln/bias", lambda bias: 0 * bias), {}, "pooled"),
+    (SIGLIP, replace("pool/attn/k/kernel", lambda kernel: 0 * kernel), {}, "pooled"),
+    (SIGLIP, replace("pool/attn/v/bias", lambda bias: 0 * bias), {}, "pooled"),
+    (COCA, replace("pool/ln_k/bias", lambda bias: 0 * bias), {}, "pooled"),
+    (COCA, replace("pool/ln_q/scale", lambda scale: 0 * scale + 1), {}, "pooled"),
+    (B16, replace("ln_post/scale", lambda scale: 0 * scale + 1), {}, "pooled"),
+    (COCA, replace("proj", lambda proj: proj.T), {}, "projected"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "change", "vision", "seen"),
-    [
-        (B16, drop("ln_pre"), {"pre_norm": False}, "embed"),
-        (COCA, drop("ln_pre"), {"pre_norm": False}, "embed"),
-        (DINO, drop("patch_embed/bias"), {"patch_bias": False}, "patch_embed"),
-        (SIGLIP, drop("patch_embed/bias"), {"patch_bias": False}, "patch_embed"),
-        (DEIT, drop("blocks/ls_"), {"layer_scale": False}, "blocks.0"),
-        (DINO, drop("blocks/ls_"), {"layer_scale": False}, "blocks.0"),
-        # A class token inside the position table that belongs outside it, and the other way round.
-        (
-            DEIT,
-            replace("positional_embedding", lambda table: jnp.concatenate([table[:1], table])),
-            {"positions": "all"},
-            "embed",
-        ),
-        (DINO, replace("positional_embedding", lambda table: table[1:]), {"positions": "patches"}, "embed"),
-        # CoCa's second query, SigLIP's MLP without its norm.
-        (COCA, replace("pool/query", lambda query: jnp.roll(query, -1, 0)), {}, "pooled"),
-        (SIGLIP, replace("pool/query", lambda query: 0 * query), {}, "pooled"),
-        (SIGLIP, replace("pool/ln/bias", lambda bias: 0 * bias), {}, "pooled"),
-        (SIGLIP, replace("pool/attn/k/kernel", lambda kernel: 0 * kernel), {}, "pooled"),
-        (SIGLIP, replace("pool/attn/v/bias", lambda bias: 0 * bias), {}, "pooled"),
-        (COCA, replace("pool/ln_k/bias", lambda bias: 0 * bias), {}, "pooled"),
-        (COCA, replace("pool/ln_q/scale", lambda scale: 0 * scale + 1), {}, "pooled"),
-        (B16, replace("ln_post/scale", lambda scale: 0 * scale + 1), {}, "pooled"),
-        (COCA, replace("proj", lambda proj: proj.T), {}, "projected"),
-    ],
+    mostly_long(
+        OTHER_PARAMS,
+        # Each of the others compiles a program.
+        keep=[OTHER_PARAMS[0], OTHER_PARAMS[4], *(each for each in OTHER_PARAMS if not each[2])],
+        guard="verification/parity/patches/test_parity_vit.py::test_other_params_are_seen",
+    ),
 )
 def test_other_params_are_seen(name: str, change: Any, vision: dict[str, Any], seen: str):
     own = case(name)
@@ -307,21 +316,29 @@ def norm_last(tower: Any, x: Any) -> Any:
     return tower.ln_post(tower.ln_post(x[:, 0]))
 
 
+POOLINGS = [
+    (B16, mean_of_patches),
+    (DINO, mean_of_patches),
+    (B16, norm_last),
+    (SIGLIP, pool_before_norm),
+    (COCA, norm_before_pool),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "pooled"),
-    [
-        (B16, mean_of_patches),
-        (DINO, mean_of_patches),
-        (B16, norm_last),
-        (SIGLIP, pool_before_norm),
-        (COCA, norm_before_pool),
-    ],
+    mostly_long(
+        POOLINGS,
+        keep=[POOLINGS[1]],
+        guard="verification/parity/patches/test_parity_vit.py::test_another_pooling_is_seen",
+    ),
 )
 def test_another_pooling_is_seen(name: str, pooled: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vit.VisionTransformer, "pooled", pooled)
     assert case(name).first_difference() == "vision.pooled"
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_vit.py::test_another_pooling_is_seen")
 def test_norm_of_queries_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
     def read(pool: Any, tokens: Any) -> Any:
         query = jnp.broadcast_to(pool.query[:1], (len(tokens), 1, pool.query.shape[1]))
@@ -331,6 +348,7 @@ def test_norm_of_queries_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
     assert case(COCA).first_difference() == "vision.pooled"
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_vit.py::test_another_pooling_is_seen")
 def test_residual_of_the_pool_left_out_is_seen(monkeypatch: pytest.MonkeyPatch):
     def read(pool: Any, tokens: Any) -> Any:
         query = jnp.broadcast_to(pool.query[...], (len(tokens), 1, tokens.shape[-1]))
