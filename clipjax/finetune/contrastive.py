@@ -6,6 +6,8 @@ Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3; detail
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +30,10 @@ from clipjax.devices.sharding import DP, Rules, make_mesh
 from clipjax.finetune.training.logs import Logs
 from clipjax.finetune.training.loop import fit
 from clipjax.finetune.training.losses import unit_norm
-from clipjax.finetune.training.optimizer import make_optimizer, scale_by_warmup_cosine
+from clipjax.finetune.training.optimizer import KEPT, make_optimizer, scale_by_warmup_cosine
 from clipjax.finetune.training.resume import Checkpoints
 from clipjax.finetune.training.step import (
     Aux,
-    Loss,
     Metrics,
     check_batch,
     init_state,
@@ -70,10 +71,15 @@ class ContrastiveRecipe:
 
     def transformation(self) -> optax.GradientTransformation:
         """AdamW, whose state holds the numbers of steps: recipes of other lengths share the program."""
-        whole = make_optimizer(
-            optax.constant_schedule(1.0), weight_decay=self.weight_decay, clip_norm=self.clip_norm
-        )
-        return optax.chain(whole, scale_by_warmup_cosine(self.learning_rate, self.warmup, self.steps))
+        return _transformation(dataclasses.replace(self, seed=0))
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _transformation(recipe: ContrastiveRecipe) -> optax.GradientTransformation:
+    whole = make_optimizer(
+        optax.constant_schedule(1.0), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm
+    )
+    return optax.chain(whole, scale_by_warmup_cosine(recipe.learning_rate, recipe.warmup, recipe.steps))
 
 
 def contrastive_loss(
@@ -102,22 +108,48 @@ def contrastive_loss(
     return loss, {"accuracy": jnp.mean(jnp.argmax(logits, axis=1) == jnp.arange(logits.shape[0]))}
 
 
-def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platform: str | None) -> Loss:
-    """The loss on {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
-    training = Training("batch")
+@dataclass(frozen=True)
+class ClipLoss:
+    """The loss on {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}.
 
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        pixels = normalize(batch["pixels"], mean, std, platform)
-        images, statistics = network.train_image(
-            params, pixels, precision=precision, training=training, platform=platform
+    Attributes:
+        mask_collisions: see `collisions`; the batch has "label" int32 [B], too.
+    """
+
+    network: Network
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    precision: Precision
+    platform: str | None
+    training: Training
+    mask_collisions: bool = False
+
+    def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        pixels = normalize(batch["pixels"], self.mean, self.std, self.platform)
+        image, statistics = self.network.train_image(
+            params, pixels, precision=self.precision, training=self.training, platform=self.platform
         )
-        texts = network.train_text(
-            params, batch["tokens"], precision=precision, training=training, platform=platform
+        text = self.network.train_text(
+            params, batch["tokens"], precision=self.precision, training=self.training, platform=self.platform
         )
-        value, metrics = contrastive_loss(images, texts, params["logit_scale"])
+        excluded = collisions(batch["label"]) if self.mask_collisions else None
+        value, metrics = contrastive_loss(image, text, params["logit_scale"], excluded)
         return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, statistics)
 
-    return loss
+
+def collisions(labels: Array) -> Array:
+    """Pairs that are not negatives: bool [B, B], true where i != j and the images share a class.
+
+        labels 0, 1, 0: true at (0, 2) and (2, 0)
+
+    Such a text fits the image as well. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked
+    loss is the mean over i of
+
+        (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
+
+    with both sums over j = i and the j of other classes.
+    """
+    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
 
 
 def _cut(
@@ -181,7 +213,7 @@ def train(
     tx = recipe.transformation()
     parts = split(network.init_params(jax.random.key(recipe.seed)), lambda _: True, update_statistics=True)
     shardings = state_shardings(parts, tx, mesh, rules)
-    loss = clip_loss(network, mean, std, recipe.precision, platform_of(mesh))
+    loss = ClipLoss(network, mean, std, recipe.precision, platform_of(mesh), Training("batch"))
     batches = training_batches(
         manifest,
         pixels,

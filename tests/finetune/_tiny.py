@@ -7,12 +7,10 @@ head.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import grain
 import jax
@@ -27,10 +25,9 @@ from clipjax.finetune.data.batches import feature_batches
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Outcome, Problem, Settings, Setup
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.training import solve
 from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
-from clipjax.finetune.training.step import Aux, init_state
+from clipjax.finetune.training.step import Aux
 from clipjax.finetune.training.trees import Params
 from clipjax.storage.digests import sha256_bytes
 
@@ -109,18 +106,23 @@ def tiny_params() -> Params:
     }
 
 
-def tiny_loss(params: Params, batch: dict[str, Array], key: Array, *, keep: float = 0.9) -> tuple[Array, Aux]:
+@dataclasses.dataclass(frozen=True)
+class TinyLoss:
     """`keep`: this share of the features; 1.0 where the order in a batch is another, as the mask is not."""
-    x = batch["features"]
-    x = x * jax.random.bernoulli(key, keep, x.shape).astype(x.dtype)
-    x = jnp.matmul(x, params["layer"]["kernel"], precision="highest")
-    norm, mean, var = params["norm"], x.mean(axis=0), x.var(axis=0)
-    x = (x - mean) * jax.lax.rsqrt(var + 1e-5) * norm["scale"] + norm["bias"]
-    x = jax.nn.gelu(jnp.matmul(x, params["frozen"]["kernel"], precision="highest"))
-    logits = head_logits(params["head"], x, normalize=False)
-    running = {"mean": 0.9 * norm["mean"] + 0.1 * mean, "var": 0.9 * norm["var"] + 0.1 * var}
-    metrics = {"accuracy": accuracy(logits, batch["label"])}
-    return cross_entropy(logits, batch["label"]), Aux(metrics, {"norm": running})
+
+    keep: float = 0.9
+
+    def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        x = batch["features"]
+        x = x * jax.random.bernoulli(key, self.keep, x.shape).astype(x.dtype)
+        x = jnp.matmul(x, params["layer"]["kernel"], precision="highest")
+        norm, mean, var = params["norm"], x.mean(axis=0), x.var(axis=0)
+        x = (x - mean) * jax.lax.rsqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+        x = jax.nn.gelu(jnp.matmul(x, params["frozen"]["kernel"], precision="highest"))
+        logits = head_logits(params["head"], x, normalize=False)
+        running = {"mean": 0.9 * norm["mean"] + 0.1 * mean, "var": 0.9 * norm["var"] + 0.1 * var}
+        metrics = {"accuracy": accuracy(logits, batch["label"])}
+        return cross_entropy(logits, batch["label"]), Aux(metrics, {"norm": running})
 
 
 def _is_trained(path: str) -> bool:
@@ -133,34 +135,12 @@ def tiny_problem(setup: Setup, **changes: Any) -> Problem:
     problem = Problem(
         params=tiny_params(),
         trained=_is_trained,
-        loss=tiny_loss,
+        loss=TinyLoss(),
         batches=lambda: feature_batches(setup, x),
         steps=setup.steps,
         finish=lambda params: Outcome(params),  # type: ignore[arg-type]
     )
     return dataclasses.replace(problem, **changes)
-
-
-_make_step = solve._step
-_steps: dict[Any, Any] = {}  # by all that decides their program
-
-
-def tiny_train(problem: Problem, setup: Setup) -> solve.TrainingResult:
-    """`train`; runs of one program share the compiled step, which takes most of their time."""
-
-    def shared(problem: Problem, setup: Setup, parts: Any) -> Any:
-        where = (setup.settings.mesh, repr(setup.settings.rules))
-        frozen = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parts.frozen))
-        made_of = (problem.loss, problem.trained, problem.constrain, problem.steps, frozen)
-        program = (*made_of, repr(setup.recipe), *where)
-        if program not in _steps:
-            _steps[program] = _make_step(problem, setup, parts)
-        step, first = _steps[program]
-        _, optimizer, shardings, _ = first.args
-        return step, functools.partial(init_state, parts, optimizer, shardings, setup.seed)
-
-    with mock.patch.object(solve, "_step", shared):
-        return solve.train(problem, setup)
 
 
 class Watched(grain.DatasetIterator[dict[str, Any]]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import shutil
 import signal
@@ -28,11 +27,12 @@ from clipjax.finetune.finetune import FinetuneData, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import recipe_from_dict
 from clipjax.finetune.training.logs import read_metrics
+from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params, flatten
 from clipjax.storage.remote.buckets import ATTEMPTS, as_path
 from clipjax.storage.remote.publishing import working_copy
 from clipjax.storage.store import Store
-from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, tiny_train, watched
+from tests.finetune._tiny import RECIPE, TinyLoss, same_bits, tiny_problem, tiny_setup, watched
 from tests.finetune.training._processes import start, wait_for_batch
 
 RUN = as_path(f"{URL}/run")
@@ -67,7 +67,7 @@ def run(folder: Path | None, interrupt: int = 0) -> tuple[list[int], Params]:
             signal.raise_signal(signal.SIGTERM)
 
     setup = tiny_setup(folder, devices=2)
-    return taken, tiny_train(watched(setup, on_batch), setup).params
+    return taken, train(watched(setup, on_batch), setup).params
 
 
 def steps() -> list[int]:
@@ -204,7 +204,7 @@ def test_another_run_does_not_go_on_from_it(bucket: type[FakeBucket], cache: Pat
     shutil.rmtree(cache)
     setup = tiny_setup(RUN, seed=2, devices=2)
     with pytest.raises(DataError, match=r"fake://bucket/run/\S+ \(or its copy .*\) holds checkpoints of ano"):
-        tiny_train(tiny_problem(setup), setup)
+        train(tiny_problem(setup), setup)
 
 
 @contextlib.contextmanager
@@ -244,9 +244,7 @@ def test_the_first_of_two_processes_uploads_what_both_have(tmp_path: Path) -> No
     taken = [line for line in said[0][0].splitlines() if line.isdecimal()]
     assert taken[0] == str(kept + 1)
     setup = tiny_setup(None, dataclasses.replace(RECIPE, steps=steps), devices=4)
-    alone = flatten(
-        tiny_train(tiny_problem(setup, loss=functools.partial(tiny_loss, keep=1.0)), setup).params
-    )
+    alone = flatten(train(tiny_problem(setup, loss=TinyLoss(keep=1.0)), setup).params)
     with np.load(tmp_path / "weights.npz") as weights:
         for path, value in alone.items():
             np.testing.assert_allclose(weights[path], value, rtol=0, atol=1e-4, err_msg=path)

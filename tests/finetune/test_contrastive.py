@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import re
@@ -24,7 +23,6 @@ from clipjax.errors import DataError, UsageError
 from clipjax.finetune import contrastive
 from clipjax.finetune.contrastive import ContrastiveRecipe, bound_logit_scale, contrastive_loss, train
 from clipjax.finetune.training.point_files import SIZES
-from clipjax.finetune.training.step import make_step
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from tests.finetune.conftest import tokenize
@@ -34,30 +32,18 @@ RECIPE = ContrastiveRecipe(
 )
 
 
-made: dict[str, Any] = {}  # steps, by all that decides their program
-
-
 def start(network: Network, manifest: Manifest, recipe: ContrastiveRecipe = RECIPE, **options: Any) -> Any:
-    """Train. Runs of one program share the compiled step: it takes most of their time."""
     options = {"mesh": make_mesh(jax.devices()[:2]), "every": 2, "progress": False} | options
-    program = f"{dataclasses.replace(recipe, seed=0)} {options['mesh']} {options.get('rules')}"
-
-    def shared_step(*arguments: Any, **own: Any) -> Any:
-        if program not in made:
-            made[program] = make_step(*arguments, **own)
-        return made[program]
-
-    with mock.patch.object(contrastive, "make_step", shared_step):
-        return train(
-            network,
-            manifest,
-            recipe,
-            pixels=PixelRecipe(16, 16),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-            tokenizer=tokenize,
-            **options,
-        )
+    return train(
+        network,
+        manifest,
+        recipe,
+        pixels=PixelRecipe(16, 16),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        tokenizer=tokenize,
+        **options,
+    )
 
 
 @pytest.mark.parametrize(("words", "length"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 10), (10, 10)])

@@ -28,6 +28,7 @@ from clipjax.finetune.data.splits import TrainSplit, refuse_overlap
 from clipjax.finetune.finetune import FinetuneData, SeedRun, finetune, splits
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, recipe_from_dict
+from clipjax.finetune.training import step
 from clipjax.storage.store import Store
 
 PROBE: dict[str, Any] = {
@@ -103,6 +104,13 @@ def images(split: Any) -> set[str]:
 
 
 # -------------------------------------------------------------------------------------- what is stored
+
+
+def test_seeds_share_a_compiled_step(start: Start, tmp_path: Path) -> None:
+    step._jitted.cache_clear()
+    start(tmp_path, PROBE | {"seeds": [1, 2]})
+    counts = step._jitted.cache_info()
+    assert (counts.misses, counts.hits) == (1, 1)
 
 
 def test_three_seeds_are_three_stored_models_of_three_lists(

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import chip_of, platform_of
@@ -36,7 +38,10 @@ from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, f
 from clipjax.finetune.training.losses import accuracy, cross_entropy, unit_norm
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
-from clipjax.heads.adapters.coop import CoOp, by_length, class_features, class_prompts
+from clipjax.heads.adapters.coop import ContextPrompts, CoOp, by_length, class_features, class_prompts
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
+from clipjax.storage.digests import sha256_json
 
 OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
 _STD = 0.02
@@ -120,60 +125,85 @@ def first_context(setup: Setup) -> np.ndarray:
     return np.broadcast_to(table[_init_ids(setup)], shape).copy()
 
 
-def coop_loss(setup: Setup, size: int) -> Loss:
+@dataclass(frozen=True)
+class CoOpLoss:
     """Cross-entropy of exp(logit_scale) * cosine on {"features" float32 [B,E], "label" int32 [B]}.
 
-    `size` is the number of context vectors. With augmentation, "pixels" uint8 [B,S,S,3] replace the features.
+    Attributes:
+        digest: of the prompts, which it compares by.
+        groups: rows of prompts of similar length, encoded together.
+        images: the mean and std of "pixels" uint8 [B,S,S,3], which replace the features; None: features.
     """
-    model, recipe, mesh = setup.model, setup.recipe, setup.settings.mesh
-    network, preprocess = model.network, model.card.preprocess
-    names, platform = setup.train.label_space.classes, platform_of(mesh)
-    prompts = class_prompts(model, names, size, setup.options["position"], csc=setup.options["csc"])
-    groups = by_length(prompts, LEAST_SAVED)
-    order = np.argsort(np.concatenate(groups))
 
-    def images(params: Params, batch: Mapping[str, Array]) -> Array:
-        if recipe.augmentation is None:
-            return batch["features"]
-        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
-        features = network.encode_image(
-            params,
-            pixels,
-            precision=recipe.precision,
-            platform=platform,
-            devices=mesh.size,
-            chip=chip_of(mesh),
-        )
-        return jax.lax.stop_gradient(features)
+    network: Network
+    prompts: ContextPrompts = field(compare=False)
+    digest: str
+    groups: tuple[tuple[int, ...], ...]
+    images: tuple[tuple[float, float, float], tuple[float, float, float]] | None
+    precision: Precision
+    remat: bool
+    mesh: Mesh
 
-    def texts(params: Params) -> Array:
-        return jnp.concatenate([texts_of(params, rows) for rows in groups])[order]
-
-    def texts_of(params: Params, rows: np.ndarray) -> Array:
-        # Repeat the last prompt until the devices can share them evenly: each encodes its part.
-        padded = np.pad(rows, (0, -len(rows) % mesh.shape[DATA]), mode="edge")
-        context = params["context"] if params["context"].ndim == 2 else params["context"][padded]
-        features = class_features(
-            network,
-            params,
-            prompts.rows(padded),
-            context,
-            precision=recipe.precision,
-            remat=recipe.remat,
-            platform=platform,
-            put=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
-        )
-        return features[: len(rows)]
-
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+    def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         cosines = jnp.matmul(
-            unit_norm(images(params, batch)), unit_norm(texts(params)).T, precision="highest"
+            unit_norm(self._images(params, batch)), unit_norm(self._texts(params)).T, precision="highest"
         )
         logits = jnp.exp(params["logit_scale"]) * cosines
         value = cross_entropy(logits, batch["label"])
         return value, Aux({"accuracy": accuracy(logits, batch["label"])}, {})
 
-    return loss
+    def _images(self, params: Params, batch: Mapping[str, Array]) -> Array:
+        if self.images is None:
+            return batch["features"]
+        platform = platform_of(self.mesh)
+        pixels = normalize(batch["pixels"], *self.images, platform)
+        features = self.network.encode_image(
+            params,
+            pixels,
+            precision=self.precision,
+            platform=platform,
+            devices=self.mesh.size,
+            chip=chip_of(self.mesh),
+        )
+        return jax.lax.stop_gradient(features)
+
+    def _texts(self, params: Params) -> Array:
+        order = np.argsort(np.concatenate(self.groups))
+        return jnp.concatenate([self._texts_of(params, np.asarray(rows)) for rows in self.groups])[order]
+
+    def _texts_of(self, params: Params, rows: np.ndarray) -> Array:
+        # Repeat the last prompt until the devices can share them evenly: each encodes its part.
+        padded = np.pad(rows, (0, -len(rows) % self.mesh.shape[DATA]), mode="edge")
+        context = params["context"] if params["context"].ndim == 2 else params["context"][padded]
+        features = class_features(
+            self.network,
+            params,
+            self.prompts.rows(padded),
+            context,
+            precision=self.precision,
+            remat=self.remat,
+            platform=platform_of(self.mesh),
+            put=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(self.mesh)),
+        )
+        return features[: len(rows)]
+
+
+def coop_loss(setup: Setup, size: int) -> Loss:
+    """The loss with `size` context vectors; of pixels where the recipe augments."""
+    model, recipe, options = setup.model, setup.recipe, setup.options
+    preprocess = model.card.preprocess
+    names = setup.train.label_space.classes
+    prompts = class_prompts(model, names, size, options["position"], csc=options["csc"])
+    return CoOpLoss(
+        network=model.network,
+        prompts=prompts,
+        digest=sha256_json([np.asarray(part).tolist() for part in prompts]),
+        groups=tuple(tuple(rows.tolist()) for rows in by_length(prompts, LEAST_SAVED)),
+        images=None if recipe.augmentation is None else (preprocess.mean, preprocess.std),
+        precision=recipe.precision,
+        remat=recipe.remat,
+        mesh=setup.settings.mesh,
+    )
 
 
 METHOD = Method(

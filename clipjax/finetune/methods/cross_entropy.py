@@ -7,6 +7,7 @@ from FT-CLIP (arXiv 2212.06138).
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 from jax import Array
 
@@ -22,6 +23,8 @@ from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract_he
 from clipjax.finetune.training import losses
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
 from clipjax.models.training import Training
 
 
@@ -56,24 +59,41 @@ def outline(setup: Setup) -> Outline:
     return Outline(params, lambda path: True, image_loss(setup), image_batch(setup))
 
 
-def image_loss(setup: Setup) -> Loss:
-    """Cross-entropy on {"pixels": uint8 [B,S,S,3], "label": int32 [B]}."""
-    network, card, recipe = setup.model.network, setup.model.card, setup.recipe
-    mean, std = card.preprocess.mean, card.preprocess.std
-    unit, smoothing = embeds_at_unit_norm(card), setup.options["label_smoothing"]
-    mesh = setup.settings.mesh
-    training, platform = Training(recipe.batch_norm, mesh.size, recipe.remat), platform_of(mesh)
+@dataclass(frozen=True)
+class ImageLoss:
+    """Cross-entropy on {"pixels": uint8 [B,S,S,3], "label": int32 [B]}; `unit_norm`: of the features."""
 
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        images = normalize(batch["pixels"], mean, std, platform)
-        features, statistics = network.train_image(
-            params, images, precision=recipe.precision, training=training, platform=platform
+    network: Network
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    precision: Precision
+    training: Training
+    platform: str
+    unit_norm: bool
+    label_smoothing: float
+
+    def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        images = normalize(batch["pixels"], self.mean, self.std, self.platform)
+        features, statistics = self.network.train_image(
+            params, images, precision=self.precision, training=self.training, platform=self.platform
         )
-        logits = losses.head_logits(params["head"], features, normalize=unit)
-        value = losses.cross_entropy(logits, batch["label"], label_smoothing=smoothing)
+        logits = losses.head_logits(params["head"], features, normalize=self.unit_norm)
+        value = losses.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
         return value, Aux({"accuracy": losses.accuracy(logits, batch["label"])}, statistics)
 
-    return loss
+
+def image_loss(setup: Setup) -> Loss:
+    card, recipe, mesh = setup.model.card, setup.recipe, setup.settings.mesh
+    return ImageLoss(
+        network=setup.model.network,
+        mean=card.preprocess.mean,
+        std=card.preprocess.std,
+        precision=recipe.precision,
+        training=Training(recipe.batch_norm, mesh.size, recipe.remat),
+        platform=platform_of(mesh),
+        unit_norm=embeds_at_unit_norm(card),
+        label_smoothing=setup.options["label_smoothing"],
+    )
 
 
 METHOD = Method(

@@ -15,27 +15,24 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
-from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import platform_of
 from clipjax.embeddings.texts import TOKENIZED
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import outcome
-from clipjax.finetune.contrastive import bound_logit_scale, contrastive_loss
+from clipjax.finetune.contrastive import ClipLoss, bound_logit_scale
 from clipjax.finetune.data.batches import image_batches, split_features
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, image_batch
-from clipjax.finetune.training.step import Aux, Loss
-from clipjax.finetune.training.trees import Params
+from clipjax.finetune.training.step import Loss
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.models.training import Training
 
 # freeze_logit_scale: keep the checkpoint's temperature.
-# mask_collisions: see `collisions`.
+# mask_collisions: see `contrastive.collisions`.
 # clamp_logit_scale: keep exp(logit_scale) within [1, 100] after each step, as CLIP's pretraining does and
 #     FLYP's recipe does not.
 OPTIONS = {"freeze_logit_scale": False, "mask_collisions": False, "clamp_logit_scale": False}
@@ -74,39 +71,16 @@ def outline(setup: Setup) -> Outline:
 
 def flyp_loss(setup: Setup) -> Loss:
     """The loss on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
-    network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
-    mesh = setup.settings.mesh
-    training, platform = Training(recipe.batch_norm, mesh.size, recipe.remat), platform_of(mesh)
-    mask_collisions = setup.options["mask_collisions"]
-
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
-        image, statistics = network.train_image(
-            params, pixels, precision=recipe.precision, training=training, platform=platform
-        )
-        text = network.train_text(
-            params, batch["tokens"], precision=recipe.precision, training=training, platform=platform
-        )
-        excluded = collisions(batch["label"]) if mask_collisions else None
-        value, metrics = contrastive_loss(image, text, params["logit_scale"], excluded)
-        return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, statistics)
-
-    return loss
-
-
-def collisions(labels: Array) -> Array:
-    """Pairs that are not negatives: bool [B, B], true where i != j and the images share a class.
-
-        labels 0, 1, 0: true at (0, 2) and (2, 0)
-
-    Such a text fits the image as well. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked
-    loss is the mean over i of
-
-        (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
-
-    with both sums over j = i and the j of other classes.
-    """
-    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
+    recipe, preprocess, mesh = setup.recipe, setup.model.card.preprocess, setup.settings.mesh
+    return ClipLoss(
+        setup.model.network,
+        preprocess.mean,
+        preprocess.std,
+        recipe.precision,
+        platform_of(mesh),
+        Training(recipe.batch_norm, mesh.size, recipe.remat),
+        mask_collisions=setup.options["mask_collisions"],
+    )
 
 
 def class_captions(setup: Setup) -> np.ndarray:

@@ -6,6 +6,7 @@ Source: wise-ft (`src/models/finetune.py` with --freeze-encoder).
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from jax import Array
@@ -18,7 +19,7 @@ from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.linear_head import head_accuracy, initial_head
 from clipjax.finetune.method import Method, Outcome, Outline, Problem, Setup, abstract_head, feature_batch
 from clipjax.finetune.training import losses
-from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.step import Aux
 from clipjax.finetune.training.trees import Params
 
 
@@ -54,7 +55,7 @@ def probe(setup: Setup) -> Problem:
     return Problem(
         params={"head": initial_head(setup)},
         trained=lambda path: True,
-        loss=head_loss(normalize, setup.options["label_smoothing"]),
+        loss=HeadLoss(normalize, setup.options["label_smoothing"]),
         batches=lambda: feature_batches(setup, features(setup.train)),
         steps=setup.steps,
         finish=finish,
@@ -63,19 +64,21 @@ def probe(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    loss = head_loss(embeds_at_unit_norm(setup.model.card), setup.options["label_smoothing"])
+    loss = HeadLoss(embeds_at_unit_norm(setup.model.card), setup.options["label_smoothing"])
     return Outline({"head": abstract_head(setup)}, lambda path: True, loss, feature_batch(setup))
 
 
-def head_loss(normalize: bool, label_smoothing: float) -> Loss:
-    """Cross-entropy on {"features": float32 [B,D], "label": int32 [B]}."""
+@dataclass(frozen=True)
+class HeadLoss:
+    """Cross-entropy on {"features": float32 [B,D], "label": int32 [B]}; `unit_norm`: of the features."""
 
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        logits = losses.head_logits(params["head"], batch["features"], normalize=normalize)
-        value = losses.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+    unit_norm: bool
+    label_smoothing: float
+
+    def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        logits = losses.head_logits(params["head"], batch["features"], normalize=self.unit_norm)
+        value = losses.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
         return value, Aux({"accuracy": losses.accuracy(logits, batch["label"])}, {})
-
-    return loss
 
 
 METHOD = Method(

@@ -9,6 +9,7 @@ whatever the recipe says.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -79,7 +80,7 @@ def prepare(setup: Setup) -> Problem:
     return Problem(
         params={**params, "lora": factors},
         trained=lambda path: path.startswith("lora/"),
-        loss=_on_merged(base, scaling),
+        loss=MergedLoss(base, scaling),
         batches=partial(image_batches, setup, captions=captions),
         steps=setup.steps,
         finish=partial(_finish, setup, scaling),
@@ -100,7 +101,7 @@ def outline(setup: Setup) -> Outline:
     else:
         base, params = image_loss(setup), {"vision": model.params["vision"], "head": abstract_head(setup)}
     whole = {**params, "lora": factors}
-    return Outline(whole, lambda path: path.startswith("lora/"), _on_merged(base, scaling), batch)
+    return Outline(whole, lambda path: path.startswith("lora/"), MergedLoss(base, scaling), batch)
 
 
 def _objective(setup: Setup) -> str:
@@ -137,11 +138,15 @@ def _one_of(option: str, value: Any, known: tuple[str, ...]) -> None:
         raise UsageError(f"lora: options.{option} = {value!r} is not one of {', '.join(map(repr, known))}")
 
 
-def _on_merged(base: Loss, scaling: float) -> Loss:
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        return base(_merged(params, scaling), batch, key)
+@dataclass(frozen=True)
+class MergedLoss:
+    """A loss of the merged params."""
 
-    return loss
+    base: Loss
+    scaling: float
+
+    def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        return self.base(_merged(params, self.scaling), batch, key)
 
 
 def _merged(params: Params, scaling: float) -> Params:

@@ -7,6 +7,7 @@ CosineAnnealingLR, stepped per epoch, for CoOp.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ from clipjax.storage.records import AtLeast
 Params = dict[str, Any]
 _NotNegative = Annotated[float, AtLeast(0)]
 _Share = Annotated[float, AtLeast(0, below=1)]
+KEPT = 32  # rules and schedules: a search tries some learning rates
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Optimizer:
     momentum: _Share = 0.9
     clip_norm: _NotNegative | None = None
 
+    @functools.lru_cache(maxsize=KEPT)  # noqa: B019 (records of some numbers)
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """The same object for an equal rule: programs are shared by it."""
         mask = decay_mask if self.decay == "matrices" else None
         if self.name == "adamw":
             rule = optax.adamw(
@@ -73,8 +77,9 @@ class Schedule:
     warmup_epochs: Annotated[int, AtLeast(0)] = 0
     warmup_rate: _NotNegative = 0.0
 
+    @functools.lru_cache(maxsize=KEPT)  # noqa: B019 (records of some numbers)
     def of(self, learning_rate: float, steps: int, epochs: int | None) -> optax.Schedule:
-        """step (from 0) -> learning rate; only "epoch_cosine" needs epochs.
+        """step (from 0) -> learning rate; only "epoch_cosine" needs epochs. The same object for equal ones.
 
         Raises:
             UsageError: a warm-up as long as the run, or "epoch_cosine" without epochs.

@@ -5,6 +5,8 @@ The loss sees the global batch: a contrastive loss has all negatives on any numb
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +32,8 @@ from clipjax.devices.sharding import (
 from clipjax.errors import UsageError
 from clipjax.finetune.training.trees import ParamGroups, Params, merge
 
+PROGRAMS = 8  # the latest that are kept: the two phases of LP-FT at some learning rates
+
 Metrics = dict[str, Array]
 Batch = dict[str, Array]
 
@@ -41,7 +45,8 @@ class Aux(NamedTuple):
     statistics: Params
 
 
-# (all params, global batch, PRNG key of this step) -> scalar loss and its `Aux`.
+# (all params, global batch, PRNG key of this step) -> scalar loss and its `Aux`. Losses that compare by
+# value, as frozen dataclasses do, share their compiled step (`jit_step`).
 Loss = Callable[[Params, Batch, Array], tuple[Array, Aux]]
 Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
@@ -160,7 +165,37 @@ def jit_step(
 
     The batch's arrays are split over axis 0. Metrics are the loss's, `loss`, `grad_norm` (before clipping)
     and, given `rate`, `learning_rate`.
+
+    Equal arguments get one jitted program, as for the seeds of a recipe, if the loss compares by value. A
+    function may hold a model's weights, which must not outlive the run, so its program is made anew.
     """
+    leaves, structure = jax.tree.flatten((shardings, frozen))
+    options = None if compiler_options is None else tuple(sorted(compiler_options.items()))
+    make = _jitted if _is_value(loss) else _jitted.__wrapped__
+    return make(loss, tx, mesh, structure, tuple(leaves), constrain, accumulate, rate, options)
+
+
+def _is_value(loss: Loss) -> bool:
+    try:
+        hash(loss)
+    except TypeError:  # it has arrays
+        return False
+    return dataclasses.is_dataclass(loss)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _jitted(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    structure: Any,
+    leaves: tuple[Any, ...],
+    constrain: Callable[[Params], Params] | None,
+    accumulate: int,
+    rate: optax.Schedule | None,
+    options: tuple[tuple[str, str], ...] | None,
+) -> jax.stages.Wrapped:
+    shardings, frozen = jax.tree.unflatten(structure, leaves)
 
     def step(state: TrainState, fixed: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -180,7 +215,7 @@ def jit_step(
         donate_argnums=0,
         in_shardings=(shardings, frozen, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
-        compiler_options=None if compiler_options is None else dict(compiler_options),
+        compiler_options=None if options is None else dict(options),
     )
 
 

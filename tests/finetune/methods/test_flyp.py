@@ -26,10 +26,10 @@ from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune.contrastive import MAX_LOGIT_SCALE, contrastive_loss
+from clipjax.finetune.contrastive import MAX_LOGIT_SCALE, collisions, contrastive_loss
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Settings, Setup
-from clipjax.finetune.methods.flyp import METHOD, caption_ids, collisions, flyp_loss
+from clipjax.finetune.methods.flyp import METHOD, caption_ids, flyp_loss
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.finetune.training.solve import train

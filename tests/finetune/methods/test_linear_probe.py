@@ -148,7 +148,7 @@ def test_it_comes_out_as_a_classifier(setup: Setup, trained: Any, model: Model) 
 def test_label_smoothing_is_torchs(setup: Setup, trained: Any) -> None:
     torch = pytest.importorskip("torch")
     problem, _ = trained
-    loss = linear_probe.head_loss(True, 0.1)
+    loss = linear_probe.HeadLoss(True, 0.1)
     batches = problem.batches()
     batch = next(batches)
     batches.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import hashlib
 import sys
 import time
@@ -51,7 +50,7 @@ def main() -> None:
     from clipjax.models.cut import FSDP
     from clipjax.storage.remote.buckets import as_path
     from tests._bucket import SharedBucket
-    from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched
+    from tests.finetune._tiny import RECIPE, TinyLoss, tiny_problem, tiny_setup, watched
 
     def on_batch(number: int) -> None:
         print(number, flush=True)
@@ -63,7 +62,7 @@ def main() -> None:
     rules = FSDP if options.process else DP
     run = options.folder if options.bucket is None else as_path(SharedBucket.made(options.bucket) + "/run")
     setup = tiny_setup(run, recipe, every=options.every, rules=rules)
-    loss = functools.partial(tiny_loss, keep=options.keep)
+    loss = TinyLoss(keep=options.keep)
     if options.twice:
         before = tiny_setup(options.folder / "before", recipe, seed=2, every=options.every, rules=rules)
         train(tiny_problem(before, loss=loss), before)

@@ -17,7 +17,7 @@ from jax import Array
 
 from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import DP, Rules, make_mesh, put, shard_batch
-from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
+from clipjax.finetune.contrastive import ClipLoss, bound_logit_scale
 from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import make_optimizer
 from clipjax.finetune.training.step import (
@@ -53,7 +53,7 @@ class Case(NamedTuple):
 
 
 def contrastive(network: Network) -> Case:
-    loss = clip_loss(network, *STATISTICS, "parity", "cpu")
+    loss = ClipLoss(network, *STATISTICS, "parity", "cpu", Training("batch"))
     return Case(network.init_params(jax.random.key(0)), lambda _: loss, 16, 1e-3, bound_logit_scale)
 
 

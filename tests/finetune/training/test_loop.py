@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import functools
 import logging
 import os
 import re
@@ -30,19 +29,19 @@ from clipjax.finetune.training import loop
 from clipjax.finetune.training import resume as checkpoints
 from clipjax.finetune.training.logs import Logs, read_metrics
 from clipjax.finetune.training.optimizer import Optimizer
+from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params
 from tests._events import scalars
 from tests._trackers import Wandb
 from tests.finetune._tiny import (
     IMAGES,
     RECIPE,
+    TinyLoss,
     Watched,
     features,
     same_bits,
-    tiny_loss,
     tiny_problem,
     tiny_setup,
-    tiny_train,
     watched,
 )
 
@@ -63,7 +62,7 @@ def dying(at: int) -> Callable[[int], None]:
 
 def solve(folder: Path | None, recipe: Any = RECIPE, **options: Any) -> Params:
     setup = tiny_setup(folder, recipe, devices=2, **options)
-    return tiny_train(tiny_problem(setup), setup).params
+    return train(tiny_problem(setup), setup).params
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def whole() -> Params:
 def test_every_step_is_logged_once(tmp_path: Path, whole: Params, capsys: pytest.CaptureFixture[str]) -> None:
     setup = tiny_setup(tmp_path, devices=2)
     with pytest.raises(Stopped):
-        tiny_train(watched(setup, dying(12)), setup)
+        train(watched(setup, dying(12)), setup)
     table = tmp_path / "train" / "metrics.csv"
     assert len(read_metrics(table)) > 8, "the steps behind the last checkpoint are there to be cut"
     with table.open("a") as file:
@@ -116,8 +115,8 @@ def test_training_is_shown_by_a_tracker_too(
     setup = tiny_setup(tmp_path, devices=2)
     setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, track=("wandb",)))
     with pytest.raises(Stopped):
-        tiny_train(watched(setup, dying(9)), setup)
-    assert same_bits(tiny_train(tiny_problem(setup), setup).params, whole)
+        train(watched(setup, dying(9)), setup)
+    assert same_bits(train(tiny_problem(setup), setup).params, whole)
     [shown] = package.runs.values()
     rows = read_metrics(tmp_path / "train" / "metrics.csv")
     losses = {step: value for (name, step), value in shown.points.items() if name == "loss"}
@@ -159,7 +158,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, whole: Params) -
         "the checkpoint of step 4 is kept"
     )
     with pytest.raises(DataError, match=re.escape(message)):
-        tiny_train(with_features(setup, values), setup)
+        train(with_features(setup, values), setup)
     assert [path.name for path in (tmp_path / "train" / "checkpoints").iterdir()] == ["4"]
     assert np.isnan(read_metrics(tmp_path / "train" / "metrics.csv")[-1]["loss"])
     assert same_bits(solve(tmp_path), whole), "the image mended, it goes on"
@@ -180,7 +179,7 @@ def test_weights_that_are_not_finite_are_never_saved(
 def test_another_run_does_not_go_on_from_these_checkpoints(tmp_path: Path, whole: Params) -> None:
     setup = tiny_setup(tmp_path, devices=2)
     with pytest.raises(Stopped):
-        tiny_train(watched(setup, dying(6)), setup)
+        train(watched(setup, dying(6)), setup)
     other = dataclasses.replace(
         RECIPE, optimizer=dataclasses.replace(RECIPE.optimizer, learning_rate=1e-3), name="renamed"
     )
@@ -192,7 +191,7 @@ def test_another_run_does_not_go_on_from_these_checkpoints(tmp_path: Path, whole
     changed = tiny_setup(tmp_path, devices=2)
     changed.train.labels[0] ^= 1
     with pytest.raises(DataError, match=r"train\.digest was \w+ and is \w+;"):
-        tiny_train(tiny_problem(changed), changed)
+        train(tiny_problem(changed), changed)
     renamed = dataclasses.replace(RECIPE, name="renamed", title="Another", seeds=(7,))
     assert same_bits(solve(tmp_path, renamed), whole), "nothing was lost, and names decide nothing"
 
@@ -200,7 +199,7 @@ def test_another_run_does_not_go_on_from_these_checkpoints(tmp_path: Path, whole
 def test_a_finished_run_is_read_back(tmp_path: Path, whole: Params) -> None:
     assert same_bits(solve(tmp_path), whole)
     setup = tiny_setup(tmp_path, devices=2)
-    assert same_bits(tiny_train(watched(setup, dying(13)), setup).params, whole)
+    assert same_bits(train(watched(setup, dying(13)), setup).params, whole)
 
 
 def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
@@ -215,7 +214,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
     setup = tiny_setup(tmp_path, devices=2)
     try:
         with pytest.raises(DataError, match=r"step 8 cannot be .*/checkpoints: File too large; make room"):
-            tiny_train(watched(setup, fill), setup)
+            train(watched(setup, fill), setup)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in (tmp_path / "train" / "checkpoints").iterdir()] == ["4"], "nothing else"
@@ -295,7 +294,7 @@ def test_data_that_end_are_named() -> None:
 
     short = dataclasses.replace(problem, batches=lambda: Short(problem.batches(), lambda _: None))
     with pytest.raises(DataError, match="the training data ended"):
-        tiny_train(short, setup)
+        train(short, setup)
 
 
 EPOCHS = dataclasses.replace(RECIPE, steps=None, epochs=3, select=("epoch",))
@@ -325,8 +324,8 @@ def test_the_best_epoch_is_chosen(tmp_path: Path, on_disk: bool) -> None:
     seen: list[Params] = []
     if on_disk:
         with pytest.raises(Stopped):
-            tiny_train(watched(setup, dying(8), accuracy=likes(2, seen)), setup)
-    params, chosen = tiny_train(tiny_problem(setup, accuracy=likes(2, seen)), setup)
+            train(watched(setup, dying(8), accuracy=likes(2, seen)), setup)
+    params, chosen = train(tiny_problem(setup, accuracy=likes(2, seen)), setup)
     assert len(seen) == 3
     assert same_bits(params, seen[1])
     assert not same_bits(params, seen[2])
@@ -337,24 +336,24 @@ def test_the_best_epoch_is_chosen(tmp_path: Path, on_disk: bool) -> None:
     }
     last = dataclasses.replace(EPOCHS, select=())
     alone = tiny_setup(None, last, devices=2)
-    assert same_bits(tiny_train(tiny_problem(alone), alone).params, seen[2])
+    assert same_bits(train(tiny_problem(alone), alone).params, seen[2])
 
 
 def test_a_choice_needs_a_validation_split_and_an_accuracy(tmp_path: Path) -> None:
     setup = tiny_setup(None, EPOCHS, devices=2)
     with pytest.raises(UsageError, match="the epoch cannot be chosen without a validation split"):
-        tiny_train(tiny_problem(setup, accuracy=likes(1, [])), dataclasses.replace(setup, validation=None))
+        train(tiny_problem(setup, accuracy=likes(1, [])), dataclasses.replace(setup, validation=None))
     with pytest.raises(UsageError, match="tiny cannot choose an epoch"):
-        tiny_train(tiny_problem(setup), setup)
+        train(tiny_problem(setup), setup)
 
 
 def test_a_lost_epoch_is_named(tmp_path: Path) -> None:
     setup = tiny_setup(tmp_path, EPOCHS, devices=2)
     problem = tiny_problem(setup, accuracy=likes(2, []))
-    tiny_train(problem, setup)
+    train(problem, setup)
     (tmp_path / "train" / "epochs" / "2.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match=r"2\.safetensors cannot be read .*the weights of epoch 2 are lost"):
-        tiny_train(problem, setup)
+        train(problem, setup)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
@@ -362,20 +361,20 @@ def test_batches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
         UsageError, match="12 in 3 parts does not divide over 8 devices: give a multiple of 24"
     ):
-        tiny_train(tiny_problem(setup), setup)
+        train(tiny_problem(setup), setup)
     setup = tiny_setup(None, dataclasses.replace(RECIPE, accumulate=2), devices=2)
     with pytest.raises(UsageError, match="compares the images of a batch with each other"):
-        tiny_train(tiny_problem(setup, contrastive=True), setup)
+        train(tiny_problem(setup, contrastive=True), setup)
     setup = tiny_setup(None, dataclasses.replace(RECIPE, batch_size=48), devices=2)
     with pytest.raises(UsageError, match="48 is larger than the data set of 40"):
-        tiny_train(tiny_problem(setup), setup)
+        train(tiny_problem(setup), setup)
 
 
 def test_the_rate_is_not_the_loss_of_another_step(whole: Params) -> None:
     """Dropout's keys follow the step: without them the run is another one."""
 
     def constant(params: Params, batch: dict[str, Array], key: Array) -> Any:
-        return functools.partial(tiny_loss, keep=1.0)(params, batch, key)
+        return TinyLoss(keep=1.0)(params, batch, key)
 
     setup = tiny_setup(devices=2)
-    assert not same_bits(tiny_train(tiny_problem(setup, loss=constant), setup).params, whole)
+    assert not same_bits(train(tiny_problem(setup, loss=constant), setup).params, whole)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import signal
 import socket
 import threading
@@ -20,8 +19,9 @@ from _long import mostly_long
 
 from clipjax.errors import Interrupted
 from clipjax.finetune.training.logs import read_metrics
+from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import flatten
-from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, tiny_train, watched
+from tests.finetune._tiny import RECIPE, TinyLoss, same_bits, tiny_problem, tiny_setup, watched
 from tests.finetune.training._processes import start, wait_for_batch
 
 
@@ -58,22 +58,20 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(
             signal.raise_signal(number)
 
     with pytest.raises(Interrupted, match=r"after step 6 of 12: it is kept in .*; run the same") as caught:
-        tiny_train(watched(setup, on_batch), setup)
+        train(watched(setup, on_batch), setup)
     assert caught.value.exit_code == code
     assert saved(tmp_path) == [4, 6]
     assert handlers == []
     signal.raise_signal(signal.SIGTERM)
     assert handlers == [signal.SIGTERM], "the handlers of before are back"
     alone = tiny_setup(devices=2)
-    ours = tiny_train(tiny_problem(setup), setup).params
-    assert same_bits(ours, tiny_train(tiny_problem(alone), alone).params)
+    ours = train(tiny_problem(setup), setup).params
+    assert same_bits(ours, train(tiny_problem(alone), alone).params)
 
 
 def test_a_signal_in_the_last_step_is_not_lost(tmp_path: Path, handlers: list[int]) -> None:
     setup = tiny_setup(tmp_path, devices=2)
-    tiny_train(
-        watched(setup, lambda batch: signal.raise_signal(signal.SIGTERM) if batch == 12 else None), setup
-    )
+    train(watched(setup, lambda batch: signal.raise_signal(signal.SIGTERM) if batch == 12 else None), setup)
     assert saved(tmp_path)[-1] == 12
     assert handlers == [signal.SIGTERM]
 
@@ -86,13 +84,13 @@ def test_a_second_ctrl_c_stops_at_once(handlers: list[int]) -> None:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        tiny_train(watched(setup, on_batch), setup)
+        train(watched(setup, on_batch), setup)
 
 
 def test_training_in_another_thread_catches_nothing() -> None:
     results: list[Any] = []
     setup = tiny_setup(devices=2)
-    thread = threading.Thread(target=lambda: results.append(tiny_train(tiny_problem(setup), setup)))
+    thread = threading.Thread(target=lambda: results.append(train(tiny_problem(setup), setup)))
     thread.start()
     thread.join()
     assert len(results) == 1
@@ -147,8 +145,8 @@ def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path
     assert codes == [0, 0], errors
     losses = {}
     setup = tiny_setup(tmp_path / "one", dataclasses.replace(RECIPE, steps=steps), devices=4, every=steps)
-    problem = tiny_problem(setup, loss=functools.partial(tiny_loss, keep=1.0))
-    params = flatten(tiny_train(problem, setup).params)
+    problem = tiny_problem(setup, loss=TinyLoss(keep=1.0))
+    params = flatten(train(problem, setup).params)
     with np.load(tmp_path / "weights.npz") as weights:
         for path, value in params.items():
             np.testing.assert_allclose(weights[path], value, rtol=0, atol=1e-4, err_msg=path)

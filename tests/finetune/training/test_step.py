@@ -11,14 +11,15 @@ import optax
 import pytest
 
 from clipjax.devices.sharding import DP, Rules, make_mesh, shard_batch, shard_params
-from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
+from clipjax.finetune.contrastive import ClipLoss, bound_logit_scale
 from clipjax.finetune.training.losses import cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import Optimizer, decay_mask, make_optimizer
 from clipjax.finetune.training.step import Aux, Loss, fetch, init_state, make_step, state_shardings
 from clipjax.finetune.training.trees import ParamGroups, Params, split
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
-from tests.finetune._tiny import features, tiny_loss, tiny_params
+from clipjax.models.training import Training
+from tests.finetune._tiny import TinyLoss, features, tiny_params
 from tests.finetune.conftest import batch
 
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -31,7 +32,7 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
     parts = ParamGroups(network.init_params(jax.random.key(0)), {}, {})
     shardings = state_shardings(parts, tx, mesh, rules)
     state = init_state(parts, tx, shardings, seed=0)
-    loss = clip_loss(network, *STATISTICS, "parity", "cpu")
+    loss = ClipLoss(network, *STATISTICS, "parity", "cpu", Training("batch"))
     return mesh, state, make_step(loss, tx, mesh, shardings, bound_logit_scale)
 
 
@@ -39,7 +40,7 @@ def test_negatives_come_from_the_global_batch(network: Network) -> None:
     """A loss averaged over parts of the batch is another number: test_devices.py can tell."""
     whole = batch(16)
     params = network.init_params(jax.random.key(0))
-    loss = jax.jit(clip_loss(network, *STATISTICS, "parity", "cpu"))
+    loss = jax.jit(ClipLoss(network, *STATISTICS, "parity", "cpu", Training("batch")))
     parts = [{name: value[i : i + 2] for name, value in whole.items()} for i in range(0, 16, 2)]
     local = np.mean([float(loss(params, part, jax.random.key(0))[0]) for part in parts])  # type: ignore[arg-type]
     assert abs(local - float(loss(params, whole, jax.random.key(0))[0])) > 0.1  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ def test_parts_hold_one_copy_of_the_gradients() -> None:
 
 def test_statistics_go_through_the_parts_one_after_the_other() -> None:
     def loss(params: Params, rows: dict[str, Any], key: Any) -> tuple[Any, Aux]:
-        return tiny_loss(params, rows, key, keep=1.0)
+        return TinyLoss(keep=1.0)(params, rows, key)
 
     mesh, state, step = tiny_step(loss, accumulate=2)
     state, _ = step(state, shard_batch(tiny_batch(), mesh))
