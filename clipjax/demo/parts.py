@@ -84,16 +84,19 @@ def _lists(plan: Plan, out: Path, progress: bool) -> DemoJob:
 def _evaluations(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
     """Jobs that evaluate. The base comes first: a process that has just evaluated its tuned form is free."""
     for model in sorted(plan.models, key=lambda model: model.id != BASE):
-        needs = (LISTS,) if model is plan.models[-1] else (_trained(model.id), *SETS)
-        yield DemoJob(_evaluated(model.id), partial(_evaluate, plan, out, progress, model.id), needs)
+        work = partial(_evaluate, plan, out, progress, model.id)
+        yield DemoJob(_evaluated(model.id), work, (_trained(model.id), LISTS))
 
 
 def _last(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
-    """Rows, figures and pages have no `makes`: a damaged or deleted one is made anew."""
+    """Rows, figures and pages have no `makes`: a damaged or deleted one is made anew.
+
+    The report reads the rows alone, so it is written beside the figures.
+    """
     evaluated = tuple(_evaluated(model.id) for model in plan.models)
     yield DemoJob(QUESTIONS, partial(_ask, plan, out, progress), (LISTS, LANGUAGE))
     yield DemoJob(FIGURES, partial(_draw, plan, out, progress), evaluated)
-    yield DemoJob("report", partial(_report, out), (TUNING, QUESTIONS, FIGURES))
+    yield DemoJob("report", partial(_report, out), (TUNING, QUESTIONS, *evaluated))
     yield DemoJob("tables", partial(_print, plan, out), (TUNING, QUESTIONS, FIGURES))
 
 

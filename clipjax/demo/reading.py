@@ -54,14 +54,17 @@ def _once(read: _Read[_P, _T]) -> _Read[_P, _T]:
 
 @_once
 def results(plan: Plan, out: Path, progress: bool) -> list[Result]:
-    first = [each for model in plan.models for each in of_model(plan, out, progress, model.id)]
-    return sweeps.with_second_runs(plan, first, out, progress)
+    """In the order of the models."""
+    return [each for model in plan.models for each in of_model(plan, out, progress, model.id)]
 
 
 @_once
 def of_model(plan: Plan, out: Path, progress: bool, model: str) -> list[Result]:
-    """The first runs of a model of the plan."""
-    return sweeps.results_of_model(model, out, progress)
+    """A model's first runs, and unless it is the last its second runs, on the last one's lists."""
+    first = sweeps.results_of_model(model, out, progress)
+    if model == plan.models[-1].id:
+        return first
+    return [*first, *sweeps.second_results_of_model(model, lists(plan, out, progress), out, progress)]
 
 
 @_once

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
-from clipjax.demo.plan import Plan
 from clipjax.demo.settings import settings
 from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute
@@ -35,24 +34,15 @@ def lists_of(model: str, out: Path, progress: bool) -> list[Result]:
     return swept(out, [SuiteRun(settings().selection.task, (str(out / "models" / model),))], progress)
 
 
-def with_second_runs(plan: Plan, first: Sequence[Result], out: Path, progress: bool) -> list[Result]:
-    """All results, in the order of the models; runs what is missing. Raises as `results_of_model`."""
-    names = [model.id for model in plan.models]
-    second = list(_second_runs(names, first, out))
-    results = [*first, *(swept(out, second, progress) if second else [])]
-    return sorted(results, key=lambda result: names.index(result.rows[0]["model"]))
-
-
-def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[SuiteRun]:
-    """The runs of the other models, with the last one's results as annotations."""
-    *others, last = names
-    task, paths = settings().selection.task, tuple(str(out / "models" / name) for name in others)
-    return [
+def second_results_of_model(model: str, lists: Sequence[Result], out: Path, progress: bool) -> list[Result]:
+    """A model's results with the last model's `lists` as annotations. Raises as `results_of_model`."""
+    task, paths = settings().selection.task, (str(out / "models" / model),)
+    runs = [
         SuiteRun(task, paths, (row["dataset"],), (), {"annotations": result.path})
-        for result in results
+        for result in lists
         for row in result.rows[:1]
-        if (row["task"], row["model"]) == (task, last)
     ]
+    return swept(out, runs, progress) if runs else []
 
 
 def swept(out: Path, runs: Sequence[SuiteRun], progress: bool) -> list[Result]:

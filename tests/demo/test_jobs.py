@@ -92,7 +92,9 @@ def test_the_demos_jobs_can_begin_and_training_comes_first(plan: Plan, tmp_path:
     assert makes["fine-tuning"] == [f"finetuned/{name}/seed1/run.json" for name in plan.recipes or recipes()]
     needs = {job.name: set(job.needs) for job in jobs}
     assert needs["figures"] == {f"evaluate {model.id}" for model in plan.models}
-    assert "lists" in needs[f"evaluate {plan.models[-1].id}"], "no two processes make the same rows"
+    for model in plan.models:  # no two processes make the same rows
+        assert needs[f"evaluate {model.id}"] == {f"train {model.id}", "lists"}
+    assert needs["report"] == {"fine-tuning", "questions", *needs["figures"]}, "written beside the figures"
 
 
 @pytest.mark.parametrize("own", ["", "--xla_backend_optimization_level=3 --xla_dump_to=here"])
