@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from clipjax.models.modules.forms import FORMS, When
 from clipjax.models.version import forward_version
 from docs.generate.markdown import code, table
@@ -168,14 +170,14 @@ MEANINGS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def forms_part() -> str:
-    """A line for each form, in the order in which they are tried."""
-    heads = ["layer", "form", "taken", "what it computes"]
-    rows = (
-        [MEANINGS[layer][0] if not number else "", code(name), taken(when), MEANINGS[layer][1][name]]
-        for layer, forms in FORMS.items()
-        for number, (name, when) in enumerate(forms.items())
-    )
-    return table(heads, rows)
+    """A line for each layer, with its forms the first that fits is taken."""
+    rows = ([MEANINGS[layer][0], "<br>".join(_lines(layer, forms))] for layer, forms in FORMS.items())
+    return table(["layer", "where, what, and the form's name in the code"], rows)
+
+
+def _lines(layer: str, forms: Mapping[str, When]) -> list[str]:
+    meanings = MEANINGS[layer][1]
+    return [f"*{taken(when)}*: {meanings[name]} {code(name)}" for name, when in forms.items()]
 
 
 def taken(when: When) -> str:

@@ -135,8 +135,8 @@ def test_every_refusal_of_the_list_is_there() -> None:
 
 def test_every_form_has_its_sentence() -> None:
     """If a form is new or gone: `MEANINGS` in docs/generate/forms.py."""
-    assert {layer: [*meanings] for layer, (_, meanings) in MEANINGS.items()} == {
-        layer: [*forms] for layer, forms in FORMS.items()
+    assert {layer: {*meanings} for layer, (_, meanings) in MEANINGS.items()} == {
+        layer: {*forms} for layer, forms in FORMS.items()
     }
 
 
