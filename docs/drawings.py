@@ -212,6 +212,27 @@ def trend() -> str:
     return page(784, 334, "Two trends on probit axes and their offset", parts)
 
 
+def claim() -> str:
+    """The three verdicts on "the statistic is above 0"."""
+
+    def x(value: float) -> float:
+        return 460 + value * 700
+
+    verdicts = (
+        ("holds", 0.08, 0.34, "first"),
+        ("inconclusive", -0.11, 0.15, ""),
+        ("does not hold", -0.36, -0.07, "second"),
+    )
+    parts = [f'<rect class="kept" x="{x(0):.0f}" y="26" width="300" height="96"/>\n']
+    parts += [line(x(0), 26, x(0), 122), words(x(0), 138, "0", "small")]
+    parts += [words(x(0) + 150, 18, "claimed: above 0", "small")]
+    for number, (verdict, low, high, style) in enumerate(verdicts):
+        y = 46 + 28 * number
+        parts += [words(150, y + 4, verdict, anchor="end"), line(x(low), y, x(high), y, style)]
+        parts += [f'<circle class="{style}" cx="{x((low + high) / 2):.1f}" cy="{y}" r="4"/>\n']
+    return page(784, 146, "A claim holds where its whole interval is on the claimed side", parts)
+
+
 def place(x: float, y: float) -> tuple[float, float]:
     """Pixels of coordinates on the axes."""
     return 110 + (x + 0.15) / 1.15 * 560, 280 - (y + 1) / 1.9 * 250
@@ -222,7 +243,7 @@ def dot(x: float, y: float, style: str) -> str:
     return f'<circle class="{style}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>\n'
 
 
-DRAWINGS = (way_of_the_data, pixel_recipe, store_key, parity_and_fast, label_space, interval, trend)
+DRAWINGS = (way_of_the_data, pixel_recipe, store_key, parity_and_fast, label_space, interval, trend, claim)
 
 if __name__ == "__main__":
     for draw in DRAWINGS:
