@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from _commands import pages
 from _reader import furnish, save_models, taken_for_granted, with_stand_ins
@@ -50,8 +51,12 @@ RUN = {
 
 
 def example_of_docstring(thing: Any) -> str:
+    return example_in(inspect.getdoc(thing) or "")
+
+
+def example_in(docstring: str) -> str:
     """The indented lines before the arguments, where they are Python with a call; else ""."""
-    text = (inspect.getdoc(thing) or "").partition("\nArgs:")[0]
+    text = docstring.partition("\nArgs:")[0]
     example = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
     try:
         nodes = [*ast.walk(ast.parse(example))]
@@ -106,7 +111,7 @@ def run(example: str, namespace: dict[str, Any], here: Path, where: str) -> None
             continue
         value = eval(compile(code, where, "eval"), namespace)
         stated = value_of(lines[(node.end_lineno or 1) - 1].partition("  # ")[2])
-        assert not stated or value == stated[0], f"{where}: {code} is {value!r}"
+        assert not stated or np.array_equal(value, stated[0]), f"{where}: {code} is {value!r}"
 
 
 def value_of(comment: str) -> list[Any]:
