@@ -16,7 +16,7 @@ from clipjax.embeddings.pair_maps import maps_key
 from clipjax.embeddings.pairs import pair_key
 from clipjax.embeddings.texts import text_key
 from clipjax.models.dense import DenseRecipe
-from clipjax.models.version import forward_version
+from clipjax.models.version import forward_version, in_each_form
 
 MANIFEST: Any = SimpleNamespace(images_digest="images", pairs=SimpleNamespace(digest="pairs"))
 PROMPTS: Any = SimpleNamespace(digest="prompts")
@@ -60,3 +60,27 @@ def test_each_kind_has_its_own_fields(precision: str, placement: str) -> None:
     assert pair_key(card, MANIFEST, MATCHER, MAPS, *how) == matches
     texts = {"output": "texts", "texts": "abc", "tokenizer": {"context_length": 12}}
     assert text_key(model, "texts", precision, texts="abc") == {**common, **texts}
+
+
+def test_hosts_of_two_forms_of_fast_never_fill_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = TinyModel().card
+
+    def key(precision: str, host: bool) -> dict[str, Any]:
+        monkeypatch.setattr("clipjax.models.precision.this_cpu_multiplies_bfloat16", lambda: host)
+        return image_key(card, MANIFEST, PIXELS, precision, "embedding")
+
+    assert key("parity", True) == key("parity", False)
+    assert key("fast", True) == {**key("fast", False), "form": "float32_products"}
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert "form" not in key("fast", True), "the CPU beside a GPU does not matter"
+
+
+@pytest.mark.parametrize("precision", ["fast", "fast against parity"])
+def test_a_run_is_done_in_either_form(precision: str) -> None:
+    without = {"task": "zeroshot", "precision": precision}
+    made = {**without, "form": "float32_products"}
+    assert in_each_form(without) == [without, made]
+    assert in_each_form(made) == [made, without], "a host's own form comes first"
+    for other in ("parity", None):
+        recipe = {"precision": other}
+        assert in_each_form(recipe) == [recipe]

@@ -19,6 +19,7 @@ from clipjax.models.arch import FAMILIES, family_of, load_arch, narrow_arch
 from clipjax.models.modules import forms, layers
 from clipjax.models.modules.binding import bind
 from clipjax.models.network import Network
+from clipjax.models.unit_norm import unit_norm
 from tests.models import _forms
 from tests.models._modes import bound, mode_of
 
@@ -56,7 +57,7 @@ def test_every_form_is_taken_somewhere() -> None:
         for rows in RECORDED.values()
         for row in rows
         for cell in row[4:]
-        for form in re.findall(r"[a-z_]+(?= or | \d)", cell)
+        for form in re.findall(r"[a-z][a-z0-9_]*(?= or | \d)", cell)
     }
     known = {(kind, form) for kind, of_kind in forms.FORMS.items() for form in of_kind}
     assert known - found == {("attention", "few_heads"), ("few_queries", "repeated")}
@@ -96,6 +97,56 @@ def test_parity_has_no_form_for_a_tpu() -> None:
     mode = mode_of(None, "tpu")
     for kind in forms.FORMS:
         assert forms.form(kind, mode, jnp.float32) == forms.form(kind, mode_of(None, "gpu"), jnp.float32)
+
+
+@pytest.mark.parametrize("platform", [None, "cpu"])
+def test_products_have_float32_results_where_the_cpu_multiplies_bfloat16(platform: str | None) -> None:
+    """The program for a CPU. Its operands stay bfloat16; one for a GPU, and for another CPU, is as ever."""
+    linear = layers.Linear(8, 4, rngs=nnx.Rngs(0))
+
+    def program(host: bool, dtype: Any = jnp.bfloat16, target: str = "cpu") -> str:
+        own = bound(linear, mode_of(None, platform, float32_products=host))
+        own.kernel.set_value(own.kernel[...].astype(dtype))
+        own.bias = None
+        lowered = jax.jit(own).trace(jnp.ones((2, 8), dtype)).lower(lowering_platforms=(target,))
+        return lowered.as_text()
+
+    operands = "(tensor<2x8xbf16>, tensor<8x4xbf16>)"
+    assert f"{operands} -> tensor<2x4xf32>" in program(True)
+    if platform == "cpu":  # otherwise the compiler drops the other form
+        assert f"{operands} -> tensor<2x4xbf16>" not in program(True)
+    assert f"{operands} -> tensor<2x4xbf16>" in program(False)
+    assert program(True, jnp.float32) == program(False, jnp.float32)
+    if platform is None:
+        assert f"{operands} -> tensor<2x4xbf16>" in program(True, target="cuda")
+
+
+def test_fast_agrees_with_parity_in_both_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(narrow_arch(load_arch("ViT-B-32")))
+    params, side = network.init_params(jax.random.key(0)), network.arch.vision.image_size
+    images = jax.random.normal(jax.random.key(1), (4, side, side, 3))
+
+    def features(precision: Any, host: bool) -> Any:
+        monkeypatch.setattr("clipjax.models.precision.this_cpu_multiplies_bfloat16", lambda: host)
+        run = jax.jit(lambda params, images: network.encode_image(params, images, precision=precision))
+        return unit_norm(run(params, images))
+
+    parity = features("parity", False)
+    assert jnp.array_equal(parity, features("parity", True))
+    without, with_products = (features("fast", host) for host in (False, True))
+    for fast in (without, with_products):
+        assert float((fast * parity).sum(axis=-1).min()) > 0.999
+
+
+def test_cpu_options_are_for_products_of_float32(
+    with_bfloat16: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(narrow_arch(load_arch("ViT-B-32")))
+    monkeypatch.setattr(networks, "_accepted", lambda options: True)
+    assert network.compiler_options("vision", "parity") == layers.CPU_OPTIONS
+    assert network.compiler_options("vision", "fast") is None
+    monkeypatch.setattr("clipjax.models.precision.this_cpu_multiplies_bfloat16", lambda: False)
+    assert network.compiler_options("vision", "fast") == layers.CPU_OPTIONS
 
 
 def test_the_compiler_chooses_only_where_no_platform_is_stated() -> None:
