@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from _checkpoints import FORMATS, save_safetensors, state_dict, target
+from _long import mostly_long
 from safetensors.torch import load_file, save_file
 
 from clipjax.checkpoints.export import export_model
@@ -76,7 +77,14 @@ def digest(path: Path) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "half",
+    mostly_long(
+        [False, True],
+        keep=[True],
+        guard="converters/test_own_checkpoint.py::test_export_is_the_references_own_file",
+    ),
+)
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_export_is_the_references_own_file(kind: str, half: bool, format: str, tmp_path: Path) -> None:
     """Any format -> params -> our checkpoint -> params -> file: SHA-256 as of safetensors' own file."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _embed_tools import manifest_of, write_images
+from _long import mostly_long
 from _tiny_language import TinyVisionLanguage
 
 from clipjax.data.manifest import Manifest
@@ -127,7 +128,12 @@ def test_answers_depend_on_the_image_and_on_the_order(reference):
     assert np.ptp(got.letters[:, 0, 0]) > 0.01
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    "devices",
+    mostly_long(
+        [1, 2], keep=[2], guard="embeddings/test_answers.py::test_bits_do_not_depend_on_the_number_of_devices"
+    ),
+)
 def test_bits_do_not_depend_on_the_number_of_devices(model, images, reference, devices, monkeypatch):
     monkeypatch.setattr(answers, "local_mesh", lambda: make_mesh(jax.devices()[:devices]))
     rows, _ = run(model, data_set(images))

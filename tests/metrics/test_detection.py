@@ -8,6 +8,7 @@ import functools
 import numpy as np
 import pytest
 import sklearn.metrics as sk
+from _long import mostly_long
 from scipy.stats import binom, norm
 
 from clipjax.metrics import curves
@@ -285,7 +286,13 @@ def test_no_interval_shrinks_to_a_point(corner):
     assert got.hi - got.lo > 0.3
 
 
-@pytest.mark.parametrize(("n", "m", "shift"), [(60, 40, 0.5), (40, 30, 2.0), (300, 50, 1.0)])
+COVERING = [(60, 40, 0.5), (40, 30, 2.0), (300, 50, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "shift"),
+    mostly_long(COVERING, keep=[COVERING[1]], guard="metrics/test_detection.py::test_the_interval_covers"),
+)
 def test_the_interval_covers(n, m, shift):
     rng = np.random.default_rng(n)
     truth, inside = norm.cdf(shift / np.sqrt(2)), 0
@@ -361,7 +368,17 @@ def test_a_ranking_is_not_for_writing():
         d.rank([1.0], [0.0]).id_scores = np.zeros(1)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("known", "others"), [(200, 1000), (200, 50), (5000, 100)])
+FEW_ID_IMAGES = [(200, 1000), (200, 50), (5000, 100)]
+
+
+@pytest.mark.parametrize(
+    ("known", "others"),
+    mostly_long(
+        FEW_ID_IMAGES,
+        keep=[FEW_ID_IMAGES[1]],
+        guard="metrics/test_detection.py::test_the_interval_of_a_class_rate_covers_with_few_id_images",
+    ),
+)
 def test_the_interval_of_a_class_rate_covers_with_few_id_images(known, others):
     """Wilson's, which takes the threshold as fixed, does not."""
     rng = np.random.default_rng(known + others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from benchmarks.metrics.fewer_images import WORLDS, World, answers, estimated, simulated
 from clipjax.metrics.uncertainty import difference_estimator as de
@@ -112,7 +113,14 @@ SIMULATED = {
 }
 
 
-@pytest.mark.parametrize(("name", "n", "of"), SIMULATED)
+@pytest.mark.parametrize(
+    ("name", "n", "of"),
+    mostly_long(
+        SIMULATED,
+        keep=["like the helpers"],
+        guard="metrics/uncertainty/test_difference_estimator.py::test_intervals_cover_and_are_not_wider",
+    ),
+)
 def test_intervals_cover_and_are_not_wider(name, n, of):
     """Of 150 draws, .95 - 3.4 standard errors; without the missed image a copy's cover .84."""
     found = simulated(WORLDS[name], n, of, 150, np.random.default_rng(0))

@@ -10,6 +10,7 @@ import pytest
 import scipy.optimize
 import scipy.special
 import scipy.stats
+from _long import mostly_long
 
 from clipjax.metrics.uncertainty.margins import Aim, MarginTest, images_to_show, score
 
@@ -87,7 +88,12 @@ def test_the_numbers_of_twenty_checkpoints():
 
 
 @pytest.mark.parametrize("aim", [NOT_WORSE, Aim(above=0.0, truth=0.005)])
-@pytest.mark.parametrize("discordance", [0.005, 0.06])
+@pytest.mark.parametrize(
+    "discordance",
+    mostly_long(
+        [0.005, 0.06], keep=[0.06], guard="metrics/uncertainty/test_margins.py::test_the_images_that_show_it"
+    ),
+)
 def test_the_images_that_show_it(aim, discordance):
     n = images_to_show(discordance, aim, 0.025)
     assert MarginTest(n, aim.above, 0.025).chance(discordance, aim.truth) >= 0.8

@@ -73,14 +73,10 @@ def test_full_size(shown: Shown) -> None:
     assert_same(case.compare(), f"vision.{shown.first}")
 
 
-@pytest.mark.parametrize(
-    "family",
-    mostly_long(
-        SHOWN,
-        keep=["densenet"],
-        guard="verification/parity/test_parity_classifiers.py::test_gradients_are_torchs",
-    ),
+@pytest.mark.long(
+    "models/modules/test_pointwise_gradients.py::test_gradients_are_xlas_and_the_forward_pass_is_the_same"
 )
+@pytest.mark.parametrize("family", SHOWN)
 def test_gradients_are_torchs(family: str) -> None:
     """Of the last kind: the one with the most kinds of layers."""
     assert worst(gradient_errors(timm_case(SHOWN[family].kinds[-1])).values()) <= 1e-4

@@ -254,7 +254,13 @@ def test_training_cuts_captions_as_far_as_the_tower_reads(name: str):
 # ------------------------------------------------------------------------- every tensor and eps counts
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=mostly_long(
+        KINDS,
+        keep=[ROBERTA],
+        guard="verification/parity/test_parity_text.py::test_every_tensor_moves_the_embedding",
+    )
+)
 def each(request: pytest.FixtureRequest) -> Case:
     return case(request.param)
 

@@ -127,6 +127,7 @@ def test_classes_and_image_size_are_those_of_the_tag(name: str):
 # ------------------------------------------------------------------------------- conditioned weights
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_convnext.py::test_another_tensor_is_seen")
 @torch.no_grad()
 def test_every_tensor_and_every_eps_moves_the_features():
     """Each by 10 times the tolerance of a stage: none could be lost unseen."""

@@ -47,6 +47,7 @@ def test_export_is_the_state_dict_bit_for_bit() -> None:
         assert np.asarray(written[key]).tobytes() == tensor.contiguous().numpy().tobytes(), key
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_fastvit.py::test_another_tensor_is_seen")
 @torch.no_grad()
 def test_tensors_of_every_kind_move_the_features() -> None:
     own, kinds = case(S0), {}

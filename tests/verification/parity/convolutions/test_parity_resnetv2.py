@@ -88,6 +88,9 @@ def test_another_head_is_refused(shape: tuple[int, ...]) -> None:
 # ------------------------------------------------------------------------------------------- gradients
 
 
+@pytest.mark.long(
+    "models/modules/test_pointwise_gradients.py::test_gradients_are_xlas_and_the_forward_pass_is_the_same"
+)
 def test_gradients_are_torchs() -> None:
     """Through standardised kernels, group norms and the padded max pool."""
     errors = gradient_errors(narrow_case())

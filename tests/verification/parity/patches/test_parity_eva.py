@@ -129,7 +129,13 @@ def test_rotary_buffers_of_a_checkpoint_are_ignored_for_a_reason():
 # ------------------------------------------------------------------------- every tensor and eps counts
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=mostly_long(
+        KINDS,
+        keep=["EVA02-B-16"],
+        guard="verification/parity/patches/test_parity_eva.py::test_every_tensor_moves_the_embedding",
+    )
+)
 def case(request: pytest.FixtureRequest) -> Case:
     return narrow_case(request.param)
 

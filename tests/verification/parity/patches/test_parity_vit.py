@@ -150,7 +150,14 @@ def test_a_checkpoint_of_another_kind_is_refused():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [B16, DEIT, DINO, SIGLIP, COCA])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [B16, DEIT, DINO, SIGLIP, COCA],
+        keep=[COCA],
+        guard="verification/parity/patches/test_parity_vit.py::test_every_tensor_moves_the_features",
+    ),
+)
 def test_every_tensor_moves_the_features(name: str):
     own = case(name)
     tensors = {key: x for key, x in own.tower.state_dict().items() if not key.startswith("head.")}
@@ -165,7 +172,14 @@ def test_every_tensor_moves_the_features(name: str):
     assert own.movement() == 0
 
 
-@pytest.mark.parametrize("name", [B16, DEIT, DINO, SIGLIP, COCA])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [B16, DEIT, DINO, SIGLIP, COCA],
+        keep=[COCA],
+        guard="verification/parity/patches/test_parity_vit.py::test_every_eps_moves_the_features",
+    ),
+)
 def test_every_eps_moves_the_features(name: str):
     own = case(name)
     moved = {}
