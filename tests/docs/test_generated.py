@@ -143,6 +143,7 @@ def test_every_form_has_its_sentence() -> None:
 def test_where_a_form_is_taken_is_told_whole() -> None:
     """Each field of `When` has its words; which of them the compiler decides is no matter of a reader."""
     others = {"platform": "gpu", "dtype": "bfloat16", "training": False, "compiler": True}
+    others["float32_products"] = True
     assert {field.name for field in fields(When)} == {*others}
     assert taken(When("gpu", "bfloat16", training=False)) == "`fast` on a GPU, not in training"
     told = {name: taken(replace(ALWAYS, **{name: other})) for name, other in others.items()}
