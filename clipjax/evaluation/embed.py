@@ -1,6 +1,6 @@
 """Embed a data set, and texts, for other programs: the embeddings that `evaluate` stores.
 
-embed("vit_b_32-openai", "b32_pets", root="pets", texts=["a photo of a cat."])
+embed("vit_b_32-openai", "pet_vectors", root="pets", texts=["a photo of a cat."])
 """
 
 from __future__ import annotations

@@ -63,10 +63,10 @@ def embed(options: EmbedOptions) -> None:
     Examples:
 
         clipjax embed --model vit_b_32-openai --data imagenet/val \
-            --dataset imagenet_val --out b32_val
+            --dataset imagenet_val --out val_vectors
 
         clipjax embed --model vit_b_32-openai --data photos --texts prompts.txt \
-            --format parquet --out photos_b32
+            --format parquet --out photo_vectors
     """
     if options.model is None:
         raise UsageError("say which model embeds: --model MODEL")
