@@ -21,8 +21,7 @@ from clipjax.config import cache_dir
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
 from clipjax.embeddings.placements import device_memory
 from clipjax.errors import DataError
-from clipjax.models.precision import Precision
-from clipjax.models.version import forward_fields
+from clipjax.models.precision import Precision, forward_fields
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles

@@ -8,7 +8,7 @@ from clipjax.checkpoints.encoder import ModelCard, embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.placements import REPLICATED
-from clipjax.models.version import forward_fields
+from clipjax.models.precision import forward_fields
 
 
 def entry_key(

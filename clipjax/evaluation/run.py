@@ -24,7 +24,7 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
 from clipjax.evaluation.subject import Subject
 from clipjax.metrics.uncertainty import intervals
-from clipjax.models.version import form_field
+from clipjax.models.precision import form_field
 from clipjax.results.provenance import count_compiles
 from clipjax.results.row import COMPARISON, Fields
 from clipjax.results.store import model_facts

@@ -20,7 +20,7 @@ from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.placements import REPLICATED
 from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of
-from clipjax.models.version import forward_fields
+from clipjax.models.precision import forward_fields
 from clipjax.tasks.inputs import Inputs
 from clipjax.tasks.task import Annotations, Task
 from clipjax.tasks.task_names import package_of

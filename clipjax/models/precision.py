@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 
 from clipjax.devices.cpu import this_cpu_multiplies_bfloat16
 from clipjax.guards import known_name
+from clipjax.models.version import FLOAT32_PRODUCTS, FORM, forward_version
 
 # parity: float32, with the highest precision for every product, which is not the default on a TPU.
 # fast: towers and decoders in bfloat16; norms, softmax and what is returned in float32.
@@ -26,6 +27,19 @@ def float32_products(precision: str) -> bool:
     Only then does XLA use the CPU's instructions for bfloat16. Otherwise it converts operands to float32.
     """
     return precision == "fast" and jax.default_backend() == "cpu" and this_cpu_multiplies_bfloat16()
+
+
+def form_field(precision: str) -> dict[str, str]:
+    """The form of a forward pass on this host, as a field of a key: empty but for `float32_products`."""
+    return {FORM: FLOAT32_PRODUCTS} if float32_products(precision) else {}
+
+
+def forward_fields(precision: str) -> dict[str, Any]:
+    """The fields of a key that name the forward pass: its version and its form.
+
+    Hosts with and without AVX512_BF16 never fill one stored entry.
+    """
+    return {"forward": forward_version(precision), **form_field(precision)}
 
 
 def known_precision(name: str) -> Precision:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.models.precision import float32_products
-
 # The field of a key, and its value, of "fast" in another form than most hosts'; otherwise it is absent.
 FORM, FLOAT32_PRODUCTS = "form", "float32_products"
 
@@ -23,19 +21,6 @@ _FAST = 4
 def forward_version(precision: str) -> int | str:
     """The version of a tower in a precision. A change to "fast" alone leaves parity's rows valid."""
     return f"{FORWARD_VERSION}.{_FAST}" if precision == "fast" else FORWARD_VERSION
-
-
-def form_field(precision: str) -> dict[str, str]:
-    """The form of a forward pass on this host, as a field of a key: empty but for `float32_products`."""
-    return {FORM: FLOAT32_PRODUCTS} if float32_products(precision) else {}
-
-
-def forward_fields(precision: str) -> dict[str, Any]:
-    """The fields of a key that name the forward pass: its version and its form.
-
-    Hosts with and without AVX512_BF16 never fill one stored entry.
-    """
-    return {"forward": forward_version(precision), **form_field(precision)}
 
 
 def in_each_form(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:

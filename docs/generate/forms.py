@@ -16,7 +16,7 @@ MEANINGS: dict[str, tuple[str, dict[str, str]]] = {
     "linear": (
         "products with weights",
         {
-            "float32_product": "A product with a float32 result, rounded afterwards.",
+            "float32_product": "The product's result is float32, rounded afterwards.",
             "gradient_by_rows": "The weights' gradient is one product of rows; no array is transposed.",
             "plain": "A product with JAX's own gradient.",
         },
@@ -185,9 +185,9 @@ def taken(when: When) -> str:
     """Where a form is taken, in words."""
     fast = "`fast`" if when.dtype else ""
     platform = f"on {PLATFORMS[when.platform]}" if when.platform else ""
-    platform += " with AVX512_BF16" if when.float32_products else ""
     training = "" if when.training is None else TRAINING[when.training]
-    where = " ".join(filter(None, (fast, platform)))
+    host = "with AVX512_BF16" if when.float32_products else ""
+    where = " ".join(filter(None, (fast, platform, host)))
     return ", ".join(filter(None, (where, training))) or "elsewhere"
 
 

@@ -26,7 +26,8 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.subject import NotApplicableError, Subject
 from clipjax.heads.adapters.base import adapter_of
-from clipjax.models.version import form_field, in_each_form
+from clipjax.models.precision import form_field
+from clipjax.models.version import in_each_form
 from clipjax.progress import progress_bar
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore

@@ -40,7 +40,7 @@ from clipjax.heads.adapters.tip_adapter import TipAdapter
 from clipjax.heads.build import zeroshot_head
 from clipjax.heads.head import Head, score_blocks
 from clipjax.metrics.cache import count_correct
-from clipjax.models.version import forward_fields
+from clipjax.models.precision import forward_fields
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 
