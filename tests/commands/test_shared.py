@@ -131,3 +131,9 @@ def test_fast_on_a_cpu_is_said_to_be_slow(capsys: pytest.CaptureFixture[str]) ->
     assert not capsys.readouterr().err
     say_slow("fast")
     assert "parity is faster here" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+def test_fast_is_not_slow_on_a_cpu_that_multiplies_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    say_slow("fast")
+    assert not capsys.readouterr().err
