@@ -115,8 +115,8 @@ def flips(folder: Path) -> dict[str, Any]:
             predicted += logits.argmax(axis=-1).tolist()
     parity, fast = (np.array(each) for each in classes.values())
     count = int((parity != fast).sum())
-    low, high = wilson(count, len(paths))
-    print(f"\n{LITE0}: {count} of {len(paths)} predictions flip [{low:.2%}-{high:.2%}]")
+    interval = wilson(count, len(paths))
+    print(f"\n{LITE0}: {count} of {len(paths)} predictions flip [{interval.lo:.2%}-{interval.hi:.2%}]")
     return {"images": len(paths), "flips": count}
 
 
