@@ -62,7 +62,7 @@ def program(mode: Mode, kind: str | None, of: tuple[Any, Any, Any], **options: A
 
 
 @pytest.mark.parametrize("kind", [None, "causal", "padded", "both"])
-@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (6, 6), (5, 8)])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (5, 8)])
 @pytest.mark.parametrize("mode", [INFERENCE, TRAINING], ids=["inference", "training"])
 def test_no_scores_are_in_the_program(h100, mode: Mode, kind: str | None, queries: int, keys: int) -> None:
     found = program(mode, kind, operands(queries, keys))
@@ -85,8 +85,9 @@ def test_what_the_kernel_does_not_take_has_the_form_of_before(h100, monkeypatch)
     assert has_scores(INFERENCE, None, operands(1, 7))
     for platform in ("cpu", "tpu", None):
         assert has_scores(mode_of(None, platform), None, operands(7, 7))
-    monkeypatch.setattr(platforms, "gpu_capability", lambda: (7, 5))  # a T4
-    assert has_scores(INFERENCE, None, operands(7, 7))
+    with monkeypatch.context() as patch:
+        patch.setattr(platforms, "gpu_capability", lambda: (7, 5))  # a T4
+        assert has_scores(INFERENCE, None, operands(7, 7))
 
 
 def test_a_machine_without_a_gpu_has_the_form_of_before() -> None:
