@@ -57,7 +57,7 @@ class Case:
 
     @property
     def attends(self) -> bool:
-        """Whether cuDNN's attention is most of what a GPU does otherwise than XLA."""
+        """Whether it is a ViT's tower or step, which also runs with attention written out."""
         return self.kind in ("tower", "step") and self.arch.startswith("ViT")
 
 

@@ -71,7 +71,7 @@ def attention_errors() -> Arrays:
     """
     of = [jax.random.normal(jax.random.key(seed), (2, 3, 7, 64)) for seed in range(3)]
     forms = {
-        "fused": functools.partial(attention.fused, training=True),
+        "fused": functools.partial(attention.fused, gradients=True),
         "written out": attention.mix,
     }
 
@@ -129,7 +129,10 @@ def main(out: str) -> None:
         arrays |= {f"{name} {path}": leaf for path, leaf in trained(rules).items()}
     for name in TOWERS:
         arrays |= features(name)
+    arrays["capability"] = np.array(platforms.gpu_capability())
     if platforms.gpu_capability() >= attention.LEAST_CAPABILITY:
+        x = jnp.zeros((2, 3, 7, 64), jnp.bfloat16)
+        arrays["layers take cuDNN's attention"] = np.array(attention.can_fuse(x, x, x, None, gradients=True))
         arrays |= {f"attention {key}": value for key, value in attention_errors().items()}
     arrays |= {f"TF32 {key}": value for key, value in features("ViT-B-32", "default").items()}
     np.savez(out, **arrays)

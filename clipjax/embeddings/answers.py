@@ -31,7 +31,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices
 from clipjax.embeddings.images import ImageStream
 from clipjax.embeddings.keys import entry_key
-from clipjax.embeddings.placements import AUTO, REPLICATED, SHARDED, bytes_of, fits
+from clipjax.embeddings.placements import AUTO, REPLICATED, SHARDED, bytes_of, cast_bytes, fits
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.stored_rows import rows_of
 from clipjax.embeddings.stream import Batch
@@ -253,8 +253,11 @@ class AnswerStream(ImageStream):
         """Whole params if they fit a device with half again as much for what is computed from them."""
         if placement != AUTO:
             return placement
-        placed = jax.eval_shape(self._params)
-        needed = bytes_of(placed) * 3 // 2
+        network = self.model.network
+        assert network is not None
+        cast = functools.partial(network.in_precision, precision=self.precision)
+        placed = jax.eval_shape(cast, dict(self.model.params))
+        needed = bytes_of(placed) * 3 // 2 + cast_bytes(dict(self.model.params), placed)
         return REPLICATED if fits(lambda: needed, placed) else SHARDED
 
     def fastest(self, placement: str, images: int) -> BatchChoice:

@@ -29,7 +29,15 @@ from clipjax.devices.sharding import (
     params_sharding,
     replicated,
 )
-from clipjax.embeddings.placements import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole
+from clipjax.embeddings.placements import (
+    AUTO,
+    REPLICATED,
+    SHARDED,
+    cast_bytes,
+    fits,
+    refuse_own,
+    seen_whole,
+)
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
@@ -208,13 +216,15 @@ def choose_placement(
     if network is None:
         return REPLICATED
     params = network.abstract_tower("vision", precision)
+    beside = cast_bytes(network.abstract_tower("vision", "parity"), params)
 
     def needed() -> int | None:
         enable_compile_cache()
         step = image_step(model, precision, output, mesh, REPLICATED)
         try:
             with watched(per_device_batch):
-                return memory_of(step.compiled(params, _pixels(network, per_device_batch * mesh.size)))
+                program = step.compiled(params, _pixels(network, per_device_batch * mesh.size))
+                return memory_of(program) + beside
         except OutOfMemoryError:
             return None
 
@@ -331,7 +341,7 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
 
 def _where(mesh: Mesh, precision: Precision) -> dict[str, Any]:
-    """What a program states of the devices. "parity" on a CPU or GPU: stored bits are of no platform."""
+    """What a program states of its devices. "parity" on a CPU or GPU states no platform."""
     platform = platform_of(mesh)
     stated = precision == "fast" or platform == "tpu"
     return {"platform": platform if stated else None, "chip": chip_of(mesh)}

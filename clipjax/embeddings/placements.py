@@ -93,5 +93,11 @@ def dtype_to_load(precisions: Collection[str]) -> Callable[[ModelCard], Dtype]:
     return dtype
 
 
+def cast_bytes(loaded: Any, placed: Any) -> int:
+    """Bytes of the loaded params whose dtype is another than in `placed`: they stay beside their copies."""
+    both = zip(jax.tree.leaves(loaded), jax.tree.leaves(placed), strict=True)
+    return bytes_of([before for before, after in both if before.dtype != after.dtype])
+
+
 def bytes_of(params: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))

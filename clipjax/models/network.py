@@ -86,7 +86,10 @@ class Network:
         return jax.eval_shape(functools.partial(self.in_precision, precision=precision), params)
 
     def in_precision(self, params: Params, precision: Precision) -> Params:
-        """Params of some or all parts as passes read them; others are cast in each pass."""
+        """The params of towers and other parts in the dtypes that passes read.
+
+        A pass casts params that have others: each time.
+        """
         return {part: in_precision(self.arch, part, leaves, precision) for part, leaves in params.items()}
 
     def compiler_options(

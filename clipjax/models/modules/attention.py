@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from clipjax.devices import platforms
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.forms import in_form
+from clipjax.models.modules.forms import in_form, is_possible
 from clipjax.models.training import Mode
 
 KEPT = "kept"  # names what a block keeps for its backward pass on a TPU
@@ -115,8 +115,10 @@ def attend_heads(
     }
     if bias is None:
         ways["recomputed"] = lambda q, k, v: attended(q, k, v, visible)
-        if can_fuse(q, k, v, visible, mode):
-            ways["fused"] = partial(fused, visible=visible, training=mode.training is not None)
+        # Prompts are learned through masked texts in passes that are not in training.
+        gradients = mode.training is not None or visible is not None
+        if is_possible("attention", "fused", mode, q.dtype) and can_fuse(q, k, v, visible, gradients):
+            ways["fused"] = partial(fused, visible=visible, gradients=gradients)
     if visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
         ways["few_heads"] = chunked
     return merge_heads(in_form("attention", ways, q, k, v, mode=mode))
@@ -169,7 +171,7 @@ def causal(length: int) -> Bool[Array, "{length} {length}"]:
 LEAST_CAPABILITY = (8, 0)  # of an A100: cuDNN's kernel needs its tensor cores
 
 
-def can_fuse(q: Array, k: Array, v: Array, visible: Visible | None, mode: Mode) -> bool:
+def can_fuse(q: Array, k: Array, v: Array, visible: Visible | None, gradients: bool) -> bool:
     """Whether `fused` takes these on this process's GPU: its generation, cuDNN's version, the heads' size.
 
     A single query has a row of scores per head: nothing to save.
@@ -178,22 +180,25 @@ def can_fuse(q: Array, k: Array, v: Array, visible: Visible | None, mode: Mode) 
         return False
 
     def run(q: Array, k: Array, v: Array) -> Array:
-        return fused(q, k, v, visible, training=mode.training is not None).astype(jnp.float32).sum()
+        return fused(q, k, v, visible, gradients=gradients).astype(jnp.float32).sum()
 
     try:  # JAX asks the GPU and cuDNN while it traces
-        jax.eval_shape(run if mode.training is None else jax.grad(run), q, k, v)
+        jax.eval_shape(jax.grad(run) if gradients else run, q, k, v)
     except (NotImplementedError, RuntimeError, ValueError):
         return False
     return True
 
 
-def fused(q: Array, k: Array, v: Array, visible: Visible | None, *, training: bool) -> Array:
-    """`mix` without a bias in cuDNN's kernel, which keeps the scores of a tile on the chip."""
+def fused(q: Array, k: Array, v: Array, visible: Visible | None, *, gradients: bool) -> Array:
+    """`mix` without a bias in cuDNN's kernel, which keeps the scores of a tile on the chip.
+
+    gradients: whether it can be differentiated.
+    """
     batch, tokens, options = len(q), q.shape[2], {}
     if visible is not None:  # cuDNN wants both axes of tokens whole
         shape = (1,) * (4 - visible.ndim) + visible.shape
         visible = jnp.broadcast_to(visible, (*shape[:2], tokens, k.shape[2]))
-    if training and (tokens % 2 or k.shape[2] % 2):  # JAX 0.10 refuses gradients of an odd number
+    if gradients and (tokens % 2 or k.shape[2] % 2):  # JAX 0.10 refuses gradients of an odd number
         for name, x in (("query", q), ("key_value", k)):
             options[f"{name}_seq_lengths"] = jnp.full(batch, x.shape[2], jnp.int32)
         q, k, v = (_even(x, axes=(2,)) for x in (q, k, v))

@@ -101,6 +101,12 @@ FORMS: dict[str, dict[str, When]] = {
 }
 
 
+def is_possible(layer: str, name: str, mode: Mode, dtype: Any) -> bool:
+    """Whether a pass may take the form, if its shapes allow it."""
+    when = FORMS[layer][name]
+    return when.allows(mode, dtype) and when.platform in (None, mode.platform)
+
+
 def form(layer: str, mode: Mode, dtype: Any, among: Collection[str] | None = None) -> str:
     """The name of the form that a layer takes, where the pass decides alone.
 

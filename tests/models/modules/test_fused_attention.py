@@ -16,7 +16,9 @@ import pytest
 
 from clipjax.devices import platforms
 from clipjax.estimates.gpu_targets import answers_of, load_gpus
-from clipjax.models.modules import attention
+from clipjax.models.arch import load_arch, narrow_arch
+from clipjax.models.modules import attention, sequence
+from clipjax.models.network import Network
 from clipjax.models.training import Mode, Training
 from tests.models._modes import mode_of
 
@@ -72,6 +74,29 @@ def test_no_scores_are_in_the_program(h100, mode: Mode, kind: str | None, querie
     assert "dot_general" not in found
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_prompts_are_learned_through_texts_of_an_odd_number(h100, remat: bool) -> None:
+    """As CoOp does: its pass is not in training unless it recomputes activations."""
+    network = Network(narrow_arch(load_arch("ViT-B-32")))
+    tokens = jax.ShapeDtypeStruct((2, 7, network.arch.text.width), jnp.float32)
+
+    def loss(tokens: Any, params: Any, positions: Any) -> Any:
+        run = functools.partial(network.encode_embedded, precision="fast", platform="gpu", remat=remat)
+        return run(params, tokens, positions).sum()
+
+    params, positions = network.abstract_params(), jax.ShapeDtypeStruct((2,), jnp.int32)
+    found = str(jax.make_jaxpr(jax.grad(loss))(tokens, params, positions))
+    assert "dot_product_attention_bwd" in found
+
+
+def test_a_step_runs_the_kernel_once_forwards(h100) -> None:
+    block = jax.checkpoint(
+        functools.partial(attention.attend_heads, mode=TRAINING), policy=sequence._POLICIES["products"]
+    )
+    found = str(jax.make_jaxpr(jax.grad(lambda *of: block(*of).astype(jnp.float32).sum()))(*operands(6, 6)))
+    assert found.count("dot_product_attention_fwd_wrapper[") == 1
+
+
 def test_what_the_kernel_does_not_take_has_the_form_of_before(h100, monkeypatch) -> None:
     def has_scores(*args: Any, **options: Any) -> bool:
         found = program(*args, **options)
@@ -105,10 +130,10 @@ def test_the_capability_of_a_card(said: tuple[str, tuple[int, int]], monkeypatch
 
 
 @pytest.mark.parametrize("kind", [None, "causal", "padded", "both"])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize(("queries", "keys"), [(7, 7), (5, 8)])
 def test_results_and_gradients(
-    monkeypatch, kind: str | None, training: bool, queries: int, keys: int
+    monkeypatch, kind: str | None, gradients: bool, queries: int, keys: int
 ) -> None:
     """In float32, where padding by zeros that a query saw would show."""
     written_out = jax.nn.dot_product_attention
@@ -124,7 +149,7 @@ def test_results_and_gradients(
     def loss(attend: Any, *of: Any) -> Any:
         return (attend(*of) * weights).sum()
 
-    ours = functools.partial(attention.fused, visible=visible, training=training)
+    ours = functools.partial(attention.fused, visible=visible, gradients=gradients)
     plain = functools.partial(attention.mix, visible=visible)
     with jax.default_matmul_precision("highest"):
         found, wanted = (

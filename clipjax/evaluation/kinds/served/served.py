@@ -60,7 +60,7 @@ class ServedSubject(Subject):
 
     def recipe(self, precision: str, skipped: tuple[str, ...], placement: str = REPLICATED) -> dict[str, Any]:
         """The server decides the precision and where the params are."""
-        return {**super().recipe(precision, skipped), "forward": None, "precision": None}
+        return {**super().recipe("parity", skipped), "forward": None, "precision": None}
 
     def own_recipe(self) -> dict[str, Any]:
         how = {"rotations": self.rotations, "steps": self.steps, "chat": None}
