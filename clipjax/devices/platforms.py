@@ -40,7 +40,7 @@ def chip_of(mesh: Mesh) -> str:
 def gpu_capability() -> tuple[int, int]:
     """The compute capability of this process's GPUs, such as (9, 0) of an H100; (0, 0) without NVIDIA's."""
     try:
-        found = getattr(jax.local_devices(backend="gpu")[0], "compute_capability", "0.0")
+        found = getattr(jax.devices("gpu")[0], "compute_capability", "0.0")
     except RuntimeError:
         return 0, 0
     major, _, minor = found.partition(".")

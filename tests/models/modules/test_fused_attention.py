@@ -125,7 +125,7 @@ def test_the_capability_of_a_card(said: tuple[str, tuple[int, int]], monkeypatch
     class Card:
         compute_capability = said[0]
 
-    monkeypatch.setattr(jax, "local_devices", lambda backend: [Card()])
+    monkeypatch.setattr(jax, "devices", lambda _: [Card()])
     assert platforms.gpu_capability() == said[1]
 
 
