@@ -78,7 +78,8 @@ def test_no_scores_are_in_the_program(h100, mode: Mode, kind: str | None, querie
 def test_prompts_are_learned_through_texts_of_an_odd_number(h100, remat: bool) -> None:
     """As CoOp does: its pass is not in training unless it recomputes activations."""
     network = Network(narrow_arch(load_arch("ViT-B-32")))
-    tokens = jax.ShapeDtypeStruct((2, 7, network.arch.text.width), jnp.float32)
+    text: Any = network.arch.text
+    tokens = jax.ShapeDtypeStruct((2, 7, text.width), jnp.float32)
 
     def loss(tokens: Any, params: Any, positions: Any) -> Any:
         run = functools.partial(network.encode_embedded, precision="fast", platform="gpu", remat=remat)
