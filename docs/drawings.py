@@ -141,6 +141,19 @@ def bits(y: float, number: np.ndarray, name: str) -> list[str]:
     return [*parts, words(652, y + 19, f"1/3 = {float(number):.8f}", anchor="start")]
 
 
+def head() -> str:
+    upper = [
+        ("prompts of a class", "several texts", "box"),
+        ("text tower", "a vector for each text", "box"),
+        ("class vector", "their mean, of length 1", "kept"),
+    ]
+    parts = chain(upper, 10, 156)
+    parts += chain([("image", "pixels", "box"), ("image tower", "a vector of length 1", "box")], 90, 156)
+    parts += [line(530, 33, 566, 66), line(348, 113, 566, 80)]
+    parts += [box(568, 50, 206, ("logit of the class", "exp(logit_scale) x cosine", "kept"))]
+    return page(784, 146, "A zero-shot head: one vector for each class, compared with the image's", parts)
+
+
 def label_space() -> str:
     classes = ["goldfish", "hen", "jeep", "missile", "pizza", "zebra"]
     heights = [38, 12, 20, 52, 46, 30]
@@ -243,7 +256,17 @@ def dot(x: float, y: float, style: str) -> str:
     return f'<circle class="{style}" cx="{left:.1f}" cy="{top:.1f}" r="4"/>\n'
 
 
-DRAWINGS = (way_of_the_data, pixel_recipe, store_key, parity_and_fast, label_space, interval, trend, claim)
+DRAWINGS = (
+    way_of_the_data,
+    pixel_recipe,
+    store_key,
+    parity_and_fast,
+    head,
+    label_space,
+    interval,
+    trend,
+    claim,
+)
 
 if __name__ == "__main__":
     for draw in DRAWINGS:
