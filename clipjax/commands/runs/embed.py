@@ -65,7 +65,7 @@ def embed(options: EmbedOptions) -> None:
         clipjax embed --model vit_b_32-openai --data imagenet/val \
             --dataset imagenet_val --out val_vectors
 
-        clipjax embed --model vit_b_32-openai --data photos --texts prompts.txt \
+        clipjax embed --model vit_b_32-openai --data photos --texts texts.txt \
             --format parquet --out photo_vectors
     """
     if options.model is None:
