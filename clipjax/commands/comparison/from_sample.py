@@ -73,7 +73,7 @@ class FromSampleOptions:
 
 
 def from_sample(options: FromSampleOptions) -> None:
-    """Estimate a number on all images from a run on a sample, with the help of other models' runs.
+    r"""Estimate a number on all images from a run on a sample, with the help of other models' runs.
 
     The other models' answers to all images show whether the sample is easy or hard. The estimate corrects for
     that; its interval is narrower where they answer like the model. The gain is the measured ratio of the
