@@ -115,7 +115,6 @@ class ProgressLines:
     def __init__(self, total: int, description: str, unit: str, initial: int, delay: float) -> None:
         self.total, self._description, self._unit = total, description, unit
         self.initial = self.n = self.last_print_n = initial
-        self._tenths = self._tenth()
         self._postfix = ""
         self._start = time.perf_counter()
         self._first = self._next = self._start + delay
@@ -126,10 +125,11 @@ class ProgressLines:
 
     def update(self, count: int = 1) -> None:
         self.n += count
-        now, tenths = time.perf_counter(), self._tenth()
+        now = time.perf_counter()
         due = now >= self._next or (self.n >= self.total and now >= self._first)
-        if due and tenths > self._tenths:
-            self._tenths, self._next = tenths, now + _APART
+        # The last line's tenth is one of today's total: 3 of 3 files are a third when the total becomes 9.
+        if due and self._tenth(self.n) > self._tenth(self.last_print_n):
+            self.last_print_n, self._next = self.n, now + _APART
             self._tell(now - self._start)
 
     def close(self) -> None:
@@ -141,8 +141,8 @@ class ProgressLines:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tenth(self) -> int:
-        return 10 * self.n // max(self.total, 1)
+    def _tenth(self, n: float) -> int:
+        return int(10 * n // max(self.total, 1))
 
     def _tell(self, elapsed: float) -> None:
         line = tqdm.format_meter(

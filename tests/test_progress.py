@@ -59,6 +59,16 @@ def test_lines_keep_apart_but_for_the_last(clock: Clock, capsys: pytest.CaptureF
     assert shown == ["prompts: 60/100", "prompts: 80/100", "prompts: 100/100"]
 
 
+def test_a_total_that_grows_has_a_last_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first of three files is whole before the sizes of the others are known."""
+    with progress_bar(0, "downloads", "file") as bar:
+        for total in (1, 2, 3):
+            clock.now += 2
+            bar.total = total
+            bar.update()
+    assert [line.split("[")[0].strip() for line in lines(capsys)][-1] == "downloads: 3/3"
+
+
 @pytest.mark.parametrize("seconds", [0.09, 0.2])
 def test_a_short_phase_may_show_nothing(
     seconds: float, clock: Clock, capsys: pytest.CaptureFixture[str]

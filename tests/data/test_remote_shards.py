@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import io
 import json
+import queue
 import shutil
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +34,7 @@ from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.request import Request
 from clipjax.storage.remote import buckets, local_copies
 from clipjax.storage.remote.buckets import as_path
+from clipjax.storage.writing import whole_file
 
 SECRET = "planted"
 REPOSITORY = "/datasets/org/name"
@@ -264,6 +268,30 @@ def test_copies_of_unstated_sizes_keep_to_the_budget(
     shutil.rmtree(cache / "copies")
     with pytest.raises(DataError, match=r"0\.tar has 10,240 bytes, more than all copies may take"):
         manifest_at(f"{server.url}/set/0.tar")
+
+
+def test_copies_that_end_at_once_keep_to_the_budget(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """Both were fetched before either counts as taken room."""
+    for content in server.files.values():
+        content.chunked, content.ranges = True, False
+    both, first = threading.Barrier(2), queue.SimpleQueue[int]()
+    for k in range(2):
+        first.put(k)
+
+    @contextlib.contextmanager
+    def together(path: Path) -> Iterator[Path]:
+        with whole_file(path) as draft:
+            yield draft
+            with contextlib.suppress(queue.Empty):  # one may be removed, and comes again
+                first.get_nowait()
+                both.wait(20)
+
+    monkeypatch.setattr(local_copies, "whole_file", together)
+    monkeypatch.setattr(local_copies, "BUDGET", len(TARS["0.tar"]))
+    manifest_at(f"{server.url}/set/{{0..1}}.tar")
+    assert len([each for each in (cache / "copies").iterdir() if "." not in each.name]) <= 1
 
 
 def test_a_full_disk_is_said(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,7 @@ def _copy(path: Path, version: Version) -> Path:
             if not _use(copy):
                 _make_room(folder, version.size)
                 _fetch(path, version, copy)
+                _make_room(folder, 0)  # its server stated no size, or others came meanwhile
     return copy
 
 
@@ -127,16 +128,14 @@ def _fetch(path: BucketPath, version: Version, copy: Path) -> None:
                 "folder on another disk"
             ) from None
         size = draft.stat().st_size
-        if version.size == 0:  # its server states none
-            _make_room(copy.parent, size)
-            if size > BUDGET:
-                raise DataError(
-                    f"{path} has {size:,} bytes, more than all copies may take, and its server did not "
-                    "state it: download it and give the file"
-                )
         whole = version.size in (0, size)
         if not whole or path.version() != version[:2]:
             raise DataError(f"{path} changes while it is read: run again when it is written")
+        if size > BUDGET:
+            raise DataError(
+                f"{path} has {size:,} bytes, more than all copies may take, and its server did not "
+                "state it: download it and give the file"
+            )
 
 
 def _use(copy: Path) -> bool:
