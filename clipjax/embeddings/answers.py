@@ -42,7 +42,7 @@ from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.models.network import Network
-from clipjax.models.precision import Precision
+from clipjax.models.precision import Precision, stated_platform
 from clipjax.storage.digests import sha256_bytes
 
 STEPS = 128  # as vlm-evaluation's max_new_tokens
@@ -301,7 +301,8 @@ class _Program:
         pixels, name = batch["pixels"], self.network.arch.name
         compiled[ProgramKey(name, ANSWERS, batch["ids"].shape[2], len(pixels), self.precision)] += 1
         images = normalize(pixels, self.mean, self.std)
-        tokens = image_tokens(self.network, params, images, self.precision)
+        platform = stated_platform(self.decoder.platform, self.precision)
+        tokens = image_tokens(self.network, params, images, self.precision, platform)
         in_order = functools.partial(self._in_order, params["decoder"], tokens, batch)
         orders = {name: jnp.moveaxis(batch[name], 1, 0) for name in ("ids", "lengths", "image_at", "letters")}
         rows = jnp.moveaxis(jax.lax.map(in_order, orders), 0, 1)

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.devices.platforms import platform_of
 from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import local_mesh, replicated
 from clipjax.embeddings.forward import TEXT_BATCH, ProgramKey, Step, compiled, in_steps
 from clipjax.models.network import Network
-from clipjax.models.precision import Precision, known_precision
+from clipjax.models.precision import Precision, known_precision, stated_platform
 from clipjax.models.text_ids import Memory, Rest, token_ids
 from clipjax.models.unit_norm import unit_norm
 
@@ -166,10 +167,11 @@ def _memory(step: Step, params: Any, texts: SplitTexts, mesh: Mesh) -> Memory:
 @functools.lru_cache(maxsize=16)
 def _begin_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     """Token ids [F, P] to keys and values [F, layers, P, D]."""
+    platform = stated_platform(platform_of(mesh), precision)
 
     def begin_texts(params: Any, ids: Array) -> Memory:
         compiled[ProgramKey(network.arch.name, "beginnings", ids.shape[1], len(ids), precision)] += 1
-        keys, values = network.begin_texts(params, ids, precision=precision)
+        keys, values = network.begin_texts(params, ids, precision=precision, platform=platform)
         return keys.swapaxes(0, 1), values.swapaxes(0, 1)
 
     return Step(begin_texts, mesh, network.compiler_options("text", precision), replicated(mesh))
@@ -178,10 +180,12 @@ def _begin_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 @functools.lru_cache(maxsize=16)
 def _finish_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     """`Rest`s to unit-norm features."""
+    platform = stated_platform(platform_of(mesh), precision)
 
     def finish_texts(params: Any, rest: Rest) -> Array:
         own, memory = params
         compiled[ProgramKey(network.arch.name, "rests", rest.ids.shape[1], len(rest.ids), precision)] += 1
-        return unit_norm(network.finish_texts(own, memory, rest, precision=precision))
+        features = network.finish_texts(own, memory, rest, precision=precision, platform=platform)
+        return unit_norm(features)
 
     return Step(finish_texts, mesh, network.compiler_options("text", precision), replicated(mesh))

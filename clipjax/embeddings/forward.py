@@ -41,7 +41,7 @@ from clipjax.embeddings.placements import (
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
-from clipjax.models.precision import Precision, known_precision
+from clipjax.models.precision import Precision, known_precision, stated_platform
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 
@@ -341,10 +341,8 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
 
 def _where(mesh: Mesh, precision: Precision) -> dict[str, Any]:
-    """What a program states of its devices. "parity" on a CPU or GPU states no platform."""
-    platform = platform_of(mesh)
-    stated = precision == "fast" or platform == "tpu"
-    return {"platform": platform if stated else None, "chip": chip_of(mesh)}
+    """What a program states of its devices."""
+    return {"platform": stated_platform(platform_of(mesh), precision), "chip": chip_of(mesh)}
 
 
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:

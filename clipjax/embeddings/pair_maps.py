@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.encoder import ModelCard
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
+from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import local_mesh
 from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices, tower_sharding
 from clipjax.embeddings.keys import entry_key
@@ -27,7 +28,7 @@ from clipjax.embeddings.stream import Batch, Order, Stream, read_ahead
 from clipjax.errors import DataError
 from clipjax.models.dense import DenseRecipe, dense_map
 from clipjax.models.network import Network
-from clipjax.models.precision import Precision
+from clipjax.models.precision import Precision, stated_platform
 from clipjax.storage.entry import Entry
 
 LOADERS = 8  # threads that read pairs
@@ -121,10 +122,11 @@ def _maps_step(
     network: Network, mesh: Mesh, precision: Precision, recipe: DenseRecipe, placement: str
 ) -> Step:
     """Params and the images of a pair per device -> its maps."""
+    platform = stated_platform(platform_of(mesh), precision)
 
     def maps_of_pair(params: Any, images: jax.Array) -> jax.Array:
         compiled[ProgramKey(network.arch.name, "pairs", images.shape[2], 1, precision)] += 1
-        return dense_map(network, params, images[0], recipe, precision)[None]
+        return dense_map(network, params, images[0], recipe, precision, platform)[None]
 
     where = tower_sharding(network, mesh, placement)
     return Step(maps_of_pair, mesh, network.compiler_options("vision", precision), where)

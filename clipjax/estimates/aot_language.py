@@ -30,7 +30,7 @@ from clipjax.models.language.generation import decode_step, prefill
 from clipjax.models.language.sharding import MODEL, cache_sharding, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_positions, image_tokens
 from clipjax.models.network import Network
-from clipjax.models.precision import DTYPE, Precision
+from clipjax.models.precision import DTYPE, Precision, stated_platform
 
 PARTS = 4  # chips that share a decoder: of 7B in bfloat16 each holds 3.4 GB
 QUESTION = 128  # ids: the bucket of a question with four options
@@ -155,7 +155,8 @@ def _prefill(card: Card, precision: Precision, platform: str | None) -> SlicePro
     mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
 
     def read(params: Any, pixels: Any, ids: Any, image_at: Any, valid: Any) -> Any:
-        tokens = image_tokens(network, params, normalize(pixels, mean, std), precision)
+        images = normalize(pixels, mean, std)
+        tokens = image_tokens(network, params, images, precision, stated_platform(platform, precision))
         embedded = assemble(decoder, params["decoder"], ids, image_at, tokens)
         return prefill(decoder, params["decoder"], embedded, valid, ANSWER, precision=precision)
 

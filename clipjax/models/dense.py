@@ -93,7 +93,12 @@ def layers_of(arch: Arch, layers: Layers) -> tuple[int, ...]:
 
 
 def dense_map(
-    network: Network, params: Params, images: Array, recipe: DenseRecipe, precision: Precision
+    network: Network,
+    params: Params,
+    images: Array,
+    recipe: DenseRecipe,
+    precision: Precision,
+    platform: str | None = None,
 ) -> Float32[Array, "B h w C"]:
     """images [B, H, W, 3] float32, normalised, of any shape -> one map of the padded images.
 
@@ -118,6 +123,7 @@ def dense_map(
         precision=precision,
         attention=recipe.attention,
         positions=recipe.positions,
+        platform=platform,
     )
     height, width = (side // patch for side in padded.shape[1:3])
     return jnp.concatenate([_bilinear(each, height, width) for each in maps], axis=-1)

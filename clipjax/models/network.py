@@ -176,6 +176,7 @@ class Network:
         precision: Precision,
         attention: Attends = "tokens",
         positions: GridRule = "library",
+        platform: str | None = None,
     ) -> tuple[Float32[Array, "B _ _ _"], ...]:
         """images [B, H, W, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
 
@@ -188,6 +189,7 @@ class Network:
             attention: "reference_batch" makes each token of one of open_clip's vision transformers attend to
                 the same token of the batch's other images. probe3d's pinned open_clip 2.23 does so.
             positions: how the position table is resized, see `clipjax.models.resample`.
+            platform: as in `encode_image`.
 
         Raises:
             DataError: params or images that do not fit.
@@ -203,7 +205,7 @@ class Network:
         patch = family.patch(self.arch.vision) if family.patch else 1
         height, width = (side // patch for side in images.shape[1:3])
         vision = self._checked("vision", params)
-        mode = _mode(precision, attention=attention)
+        mode = _mode(precision, attention=attention, platform=platform)
         tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
             maps = family.dense(tower, images.astype(DTYPE[precision]), ascending)
@@ -309,22 +311,34 @@ class Network:
         text = self.arch.text
         return text is not None and text.min_length == 1 and family_of(text).begin is not None
 
-    def begin_texts(self, params: Params, ids: Array, *, precision: Precision) -> Memory:
+    def begin_texts(
+        self, params: Params, ids: Array, *, precision: Precision, platform: str | None = None
+    ) -> Memory:
         """ids [F, P] int32, first tokens that many texts share -> their keys and values [layers, F, P, D].
 
         In the dtype of the tower. `shares_beginnings` is True.
         """
-        tower = self._tower("text", self._checked("text", params), precision, _mode(precision))
+        mode = _mode(precision, platform=platform)
+        tower = self._tower("text", self._checked("text", params), precision, mode)
         begin: Any = family_of(self.arch.text).begin
         with jax.default_matmul_precision(MATMUL[precision]):
             return begin(tower, ids)
 
-    def finish_texts(self, params: Params, memory: Memory, rest: Rest, *, precision: Precision) -> Features:
+    def finish_texts(
+        self,
+        params: Params,
+        memory: Memory,
+        rest: Rest,
+        *,
+        precision: Precision,
+        platform: str | None = None,
+    ) -> Features:
         """`encode_text` of texts whose beginnings are in `memory` -> features [B, E] float32.
 
         Equal up to rounding: a token of a causal tower does not depend on later ones.
         """
-        tower = self._tower("text", self._checked("text", params), precision, _mode(precision))
+        mode = _mode(precision, platform=platform)
+        tower = self._tower("text", self._checked("text", params), precision, mode)
         finish: Any = family_of(self.arch.text).finish
         with jax.default_matmul_precision(MATMUL[precision]):
             return finish(tower, memory, rest).astype(jnp.float32)

@@ -29,6 +29,14 @@ def float32_products(precision: str) -> bool:
     return precision == "fast" and jax.default_backend() == "cpu" and this_cpu_multiplies_bfloat16()
 
 
+def stated_platform(platform: str | None, precision: str) -> str | None:
+    """The platform that a program which embeds states, where it runs on `platform`.
+
+    "parity" on a CPU or GPU states none: the compiler chooses, as in the programs of its stored bits.
+    """
+    return platform if precision == "fast" or platform == "tpu" else None
+
+
 def form_field(precision: str) -> dict[str, str]:
     """The form of a forward pass on this host, as a field of a key: empty but for `float32_products`."""
     return {FORM: FLOAT32_PRODUCTS} if float32_products(precision) else {}

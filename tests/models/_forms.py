@@ -58,13 +58,13 @@ def passes(network: Network, platform: str, precision: Precision) -> Iterator[Pa
     yield "features", partial(network.encode_image, **where), (params, images)
     depth: Any = family_of(arch.vision).depth
     layers = (0, depth(arch.vision) - 1)
-    yield "dense", partial(network.encode_dense, layers=layers, precision=precision), (params, images)
+    yield "dense", partial(network.encode_dense, layers=layers, **where), (params, images)
     training: Any = {"precision": precision, "training": Training("batch"), "platform": platform}
     yield "training", partial(network.train_image, **training), (params, images)
     if arch.text is not None:
         yield from of_texts(network, params, where, training)
     if arch.language is not None:
-        yield "tokens", partial(image_tokens, network, precision=precision), (params, images)
+        yield "tokens", partial(image_tokens, network, **where), (params, images)
         yield from of_answers(arch.language.decoder, params["decoder"], platform, precision)
 
 
@@ -75,12 +75,12 @@ def of_texts(network: Network, params: Any, where: Any, training: Any) -> Iterat
     yield "texts", partial(network.encode_text, **where), (params, ids)
     yield "text training", partial(network.train_text, **training), (params, ids)
     if network.shares_beginnings:
-        begin = partial(network.begin_texts, precision=precision)
+        begin = partial(network.begin_texts, **where)
         first, row = jax.ShapeDtypeStruct((1, 4), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.int32)
         yield "beginnings", begin, (params, first)
         rest = Rest(jax.ShapeDtypeStruct((2, text.context_length - 4), jnp.int32), row, row, row)
         memory = jax.eval_shape(begin, params, first)
-        yield "rests", partial(network.finish_texts, precision=precision), (params, memory, rest)
+        yield "rests", partial(network.finish_texts, **where), (params, memory, rest)
     if family_of(text).embedded is not None:
         tokens = jax.ShapeDtypeStruct((2, text.context_length, text.width), jnp.float32)
         run = partial(network.encode_embedded, precision=precision, remat=True, platform=training["platform"])

@@ -37,7 +37,7 @@ class Decoder:
     """The forward passes of a language model.
 
     Attributes:
-        platform: "tpu" decodes in the form for a TPU's matrix units; only rounding differs.
+        platform: whose forms its layers take in "fast"; only rounding differs.
         parts: devices that share the heads, as far as these divide.
     """
 
@@ -122,7 +122,7 @@ class Decoder:
             DataError: params that do not fit, or more positions than the context has.
         """
         self.check_length(embedded.shape[1])
-        module = self.module(params, precision, step=False)
+        module = self.module(params, precision)
         positions = transformer.positions_of(valid)
         visible = transformer.sees(positions, positions, valid, self.config.sliding_window)
         with jax.default_matmul_precision(MATMUL[precision]):
@@ -142,16 +142,11 @@ class Decoder:
                 f"{self.config.context_length}: shorten the prompt or ask for fewer steps"
             )
 
-    def module(self, params: Params, precision: Precision, *, step: bool) -> Transformer:
-        """The layers with these params, cast.
-
-        step: reads one position, in the forms of `platform`. Whole prompts mean those of no platform.
-
-        Raises DataError for params that do not fit.
-        """
+    def module(self, params: Params, precision: Precision) -> Transformer:
+        """The layers with these params, cast. Raises DataError for params that do not fit."""
         _, abstract = _abstract(self.config)
         check_tree(params, abstract, "params/decoder")
-        graphdef = _bound(self.config, self._mode(self.platform if step else None))
+        graphdef = _bound(self.config, self._mode(self.platform))
         cast = functools.partial(jnp.asarray, dtype=DTYPE[precision])
         return nnx.merge(graphdef, jax.tree.map(cast, params))
 

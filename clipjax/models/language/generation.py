@@ -55,7 +55,7 @@ def prefill(
     """
     batch, length = valid.shape
     decoder.check_length(length + room)
-    module, dtype = decoder.module(params, precision, step=False), DTYPE[precision]
+    module, dtype = decoder.module(params, precision), DTYPE[precision]
     cache = empty_cache(decoder.config, batch, length + room, dtype, decoder.joined(dtype))
     positions = transformer.positions_of(valid)
     visible = transformer.sees(positions, positions, valid, decoder.config.sliding_window)
@@ -73,7 +73,7 @@ def decode_step(
     decoder: Decoder, params: Params, ids: Int32[Array, " B"], cache: Cache, *, precision: Precision
 ) -> tuple[Float32[Array, "B V"], Cache]:
     """Reads one more id of each row into the next slot -> the logits after it, and the cache."""
-    module = decoder.module(params, precision, step=True)
+    module = decoder.module(params, precision)
     embedded = decoder.embed(params, ids).astype(DTYPE[precision])[:, None]
     valid = jax.lax.dynamic_update_slice(
         cache.valid, jnp.ones((len(ids), 1), bool), (jnp.zeros((), jnp.int32), cache.length)
@@ -191,7 +191,7 @@ def continuation_scores(
         first: the logits after the prompt.
     """
     batch, options, length = ids.shape
-    module = decoder.module(params, precision, step=False)
+    module = decoder.module(params, precision)
     embedded = decoder.embed(params, ids.reshape(batch, -1)).astype(DTYPE[precision])
     offsets = jnp.tile(jnp.arange(length, dtype=jnp.int32), options)
     positions = cache.positions[:, None] + offsets

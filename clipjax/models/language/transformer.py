@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.modules import attention, layers, sequence
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.forms import form
+from clipjax.models.modules.forms import form, is_possible
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
@@ -108,6 +108,8 @@ def attend_grouped(
     A block holds one key head, or several side by side (`cache.join_heads`).
     """
     batch, heads, length, dim = q.shape
+    if k.shape[3] == dim and _is_fused(q, k, v, visible[:, None], mode):
+        return attention.merge_heads(attention.fused(q, k, v, visible[:, None], gradients=False))
     rows = heads // k.shape[1] * length
     q = q.reshape(batch, k.shape[1], rows, dim)
     visible = jnp.tile(visible, (1, rows // length, 1))[:, None]
@@ -118,7 +120,16 @@ def attend_grouped(
         few = form("few_queries", mode, q.dtype, allowed) == "repeated"
         mix = mix_few if few else attention.mix
     mixed = mix(q, k, v, visible).reshape(batch, heads, length, dim)
-    return mixed.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
+    return attention.merge_heads(mixed)
+
+
+def _is_fused(q: Array, k: Array, v: Array, visible: Array, mode: Mode) -> bool:
+    """Whether cuDNN's kernel attends. A GPU's heads are never joined."""
+    fits = is_possible("attention", "fused", mode, q.dtype) and attention.can_fuse(
+        q, k, v, visible, gradients=False
+    )
+    allowed = ("fused", "divided_result") if fits else ("divided_result",)
+    return form("attention", mode, q.dtype, allowed) == "fused"
 
 
 TILE = 8  # rows of a TPU's registers
@@ -171,8 +182,10 @@ class Attention(Layer):
     def project(self, x: Float[Array, "B L D"], tables: Tables) -> tuple[Array, Array, Array]:
         """Queries, keys and values, split into heads [B, heads, L, head_dim]."""
         q, k, v = self.q(x), self.k(x), self.v(x)
-        if form("decoder_projections", self.mode, x.dtype) == "apart":
-            # Otherwise the compiler splits the weights and the cache for it, and copies those of each layer.
+        allowed = ("apart", "plain") if x.shape[1] == 1 else ("plain",)
+        if form("decoder_projections", self.mode, x.dtype, allowed) == "apart":
+            # Otherwise the compiler splits the weights and the cache for one position, and copies those of
+            # each layer.
             q, k, v = jax.lax.optimization_barrier((q, k, v))
         q = attention.split_heads(q, self.config.heads)
         k, v = (attention.split_heads(y, self.config.kv_heads) for y in (k, v))

@@ -43,7 +43,7 @@ def image_positions(arch: Arch) -> int:
 
 
 def image_tokens(
-    network: Network, params: Params, images: Array, precision: Precision
+    network: Network, params: Params, images: Array, precision: Precision, platform: str | None = None
 ) -> Float32[Array, "B P D"]:
     """images [B, S, S, 3] float32, normalised -> the projected patches, row by row.
 
@@ -54,7 +54,9 @@ def image_tokens(
     """
     language = language_of(network.arch)
     network.check_images(images)
-    [patches] = network.encode_dense(params, images, layers=(language.layer,), precision=precision)
+    [patches] = network.encode_dense(
+        params, images, layers=(language.layer,), precision=precision, platform=platform
+    )
     flat = patches.reshape(len(patches), -1, patches.shape[-1]).astype(DTYPE[precision])
     _, abstract = abstract_tree(network.arch, "projector")
     check_tree(params.get("projector", {}), abstract, f"{network.arch.name}: params/projector")

@@ -17,6 +17,7 @@ import pytest
 from clipjax.devices import platforms
 from clipjax.estimates.gpu_targets import answers_of, load_gpus
 from clipjax.models.arch import load_arch, narrow_arch
+from clipjax.models.language import transformer
 from clipjax.models.modules import attention, sequence
 from clipjax.models.network import Network
 from clipjax.models.training import Mode, Training
@@ -130,13 +131,9 @@ def test_the_capability_of_a_card(said: tuple[str, tuple[int, int]], monkeypatch
     assert platforms.gpu_capability() == said[1]
 
 
-@pytest.mark.parametrize("kind", [None, "causal", "padded", "both"])
-@pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (5, 8)])
-def test_results_and_gradients(
-    monkeypatch, kind: str | None, gradients: bool, queries: int, keys: int
-) -> None:
-    """In float32, where padding by zeros that a query saw would show."""
+@pytest.fixture
+def stand_in(monkeypatch) -> None:
+    """JAX's own form in the kernel's place."""
     written_out = jax.nn.dot_product_attention
 
     def stands_in(*args: Any, implementation: str, **options: Any) -> Any:
@@ -144,6 +141,43 @@ def test_results_and_gradients(
         return written_out(*args, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stands_in)
+
+
+def prompts(dtype: Any, queries: int, heads: int = 4) -> tuple[Any, ...]:
+    """q, k, v and the mask of two prompts of 6 ids, the second with two of padding; 2 key heads."""
+    drawn = [
+        jax.random.normal(jax.random.key(seed), (2, count, length, 8), dtype)
+        for seed, (count, length) in enumerate([(heads, queries), (2, 6), (2, 6)])
+    ]
+    valid = jnp.arange(6) >= jnp.asarray([[0], [2]])
+    positions = transformer.positions_of(valid)
+    return *drawn, transformer.sees(positions[:, -queries:], positions, valid, None)
+
+
+@pytest.mark.parametrize(("queries", "kernel"), [(6, True), (3, True), (1, False)])
+def test_prompts_of_a_decoder_have_no_scores(h100, queries: int, kernel: bool) -> None:
+    run = functools.partial(transformer.attend_grouped, mode=INFERENCE)
+    found = str(jax.make_jaxpr(run)(*prompts(jnp.bfloat16, queries)))
+    assert ("dot_product_attention_fwd" in found, " exp " in found) == (kernel, not kernel)
+    assert " exp " in str(jax.make_jaxpr(run)(*prompts(jnp.float32, queries)))  # parity
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_prompts_of_a_decoder(monkeypatch, stand_in, heads: int) -> None:
+    """Neighbouring query heads share a key head."""
+    of = prompts(jnp.float32, 6, heads)
+    with jax.default_matmul_precision("highest"):
+        wanted = transformer.attend_grouped(*of, mode=INFERENCE)
+        monkeypatch.setattr(transformer, "_is_fused", lambda *_: True)
+        found = transformer.attend_grouped(*of, mode=INFERENCE)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [None, "causal", "padded", "both"])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (5, 8)])
+def test_results_and_gradients(stand_in, kind: str | None, gradients: bool, queries: int, keys: int) -> None:
+    """In float32, where padding by zeros that a query saw would show."""
     of, visible = operands(queries, keys, dtype=jnp.float32), mask_of(kind, queries, keys)
     weights = jax.random.normal(jax.random.key(9), of[0].shape)
 
