@@ -1,6 +1,7 @@
 """clipjax's side of gpu.py, in a process without torch.
 
-JAX takes memory as it needs it (gpu.py sets XLA_PYTHON_CLIENT_PREALLOCATE): torch's process has the same GPU.
+gpu.py sets XLA_PYTHON_CLIENT_PREALLOCATE, so that JAX takes memory only as it needs it: torch's process uses
+the same GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def answer(request: Request) -> dict[str, Any]:
 
     try:
         device = jax.devices()[0]
-    except (RuntimeError, AssertionError) as error:  # of a platform that is not installed
+    except (RuntimeError, AssertionError) as error:  # the device's platform is not installed
         raise ImportError(f"JAX has no {request.device} device: {error}") from None
     kind = request.case.kind
     measure = {"tower": tower, "step": step, "files": files, "decode": decode}[kind]
@@ -36,7 +37,7 @@ def answer(request: Request) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def written_out() -> Iterator[None]:
-    """Inside, no attention is cuDNN's."""
+    """Turns off cuDNN's attention kernel inside the `with` block."""
     from clipjax.models.modules import attention
 
     with mock.patch.object(attention, "can_fuse", return_value=False):
@@ -45,7 +46,7 @@ def written_out() -> Iterator[None]:
 
 @functools.cache
 def model_of(case: Case, folder: str, small: bool) -> Any:
-    """With torch's weights where its side has written them, otherwise with its own."""
+    """A model with the weights that torch's side has written, or with random ones if it has written none."""
     import jax
 
     import clipjax
@@ -60,7 +61,7 @@ def model_of(case: Case, folder: str, small: bool) -> Any:
 
 
 def of(request: Request) -> Any:
-    """One model for all cases of its architecture."""
+    """The model of a request. All cases of one architecture share it."""
     return model_of(Case("", "tower", request.case.arch, 0), request.folder, request.small)
 
 
@@ -81,14 +82,14 @@ def tower(request: Request) -> dict[str, Any]:
     images = jax.device_put(gpu_cases.images_of(network.arch.vision.image_size, request.batch))
     encode = jax.jit(forward, compiler_options=network.compiler_options("vision", profile))
     result = gpu_cases.timed(lambda: encode(params, images), jax.block_until_ready)
-    # Of no platform: a product inside cuDNN's kernel is none of the program's.
+    # Traced without a platform: cuDNN's kernel would hide attention's products from the count.
     plain = functools.partial(network.encode_image, precision=profile)
     flops = product_flops(jax.make_jaxpr(plain)(params, images).jaxpr)
     return {**result, "work": request.batch, "flops": flops, **checked(request, encode(params, images))}
 
 
 def checked(request: Request, features: Any) -> dict[str, Any]:
-    """The largest difference from torch's features of the first images. Raises ValueError for a large one."""
+    """The largest difference from torch's features of the first images. Raises ValueError if too large."""
     if not request.features.exists():
         return {}
     theirs = np.load(request.features)
@@ -161,7 +162,7 @@ def decode(request: Request) -> dict[str, Any]:
 
 
 def drawn(path: Any, leaf: Any, dtype: Any) -> Any:
-    """Norms are 1; every layer has the same values, whose memory is drawn once."""
+    """Random weights. Norms are 1; all layers share one drawn array, to save memory."""
     import jax
     import jax.numpy as jnp
 
@@ -172,7 +173,7 @@ def drawn(path: Any, leaf: Any, dtype: Any) -> Any:
 
 
 def read_bytes(config: Any, params: Any, request: Request) -> int:
-    """What a step must read: the weights, but only rows of an untied table, and the cache, halfway filled."""
+    """Bytes that a step must read: the weights without an untied embedding table, and a half-filled cache."""
     import jax
 
     leaves = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

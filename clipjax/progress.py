@@ -73,7 +73,7 @@ def progress_bar(
 
 
 def skip(bar: Bar, count: int) -> None:
-    """Move a bar over units that an earlier run did: they are no part of the rate."""
+    """Move a bar over units that an earlier run did: they do not count in the rate."""
     if isinstance(bar, ProgressLines) or not bar.disable:
         bar.n += count
         bar.initial += count

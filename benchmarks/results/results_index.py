@@ -69,7 +69,7 @@ STEPS: dict[str, Callable[[Path], int]] = {
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, float]:
-    """Of wall and processor."""
+    """Wall and processor seconds of a call."""
     clock, processor = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - clock, time.process_time() - processor

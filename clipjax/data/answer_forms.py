@@ -48,7 +48,7 @@ class AnswerForms:
 
 @functools.cache
 def answer_forms() -> AnswerForms:
-    """Raises DataError for a missing, unknown or wrong key, or a pattern that is no regular expression."""
+    """Raises DataError for a missing, unknown or wrong key, or an invalid regular expression."""
     path = config_dir() / "answer_forms.toml"
     table = read_toml(path)
     names = {each.name for each in dataclasses.fields(Forms)}

@@ -32,7 +32,7 @@ from clipjax.results.store import ResultStore
 FIGURES = tuple(sorted((config_dir() / "figures_demo").glob("*.toml")))
 CLAIMS = config_dir() / "claims_demo.toml"
 PROMPTS = "demo"
-# Of the images in the gallery; a factor has few, so that all fit on the page.
+# The gallery's data set: a factor has few images, so that all fit on the page.
 LOOKED_AT = "demo_x"
 SHOWS = ("disagree", "hardest", "confident")
 CHOOSING = Choosing(images=12, by="top_factors")

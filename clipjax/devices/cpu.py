@@ -1,4 +1,4 @@
-"""What a host's CPU computes itself, without JAX: `clipjax doctor` asks, too."""
+"""Which products the host's CPU has instructions for. Imports no JAX, because `clipjax doctor` uses it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ FLAG = "avx512_bf16"
 
 
 def multiplies_bfloat16(cpuinfo: str) -> bool:
-    """Whether a CPU has instructions for products of bfloat16 with a float32 sum.
+    """Whether a CPU has instructions that multiply bfloat16 and sum in float32.
 
-    cpuinfo: the text of Linux's /proc/cpuinfo; "" where there is none, and then the answer is no.
+    cpuinfo: the text of Linux's /proc/cpuinfo. Pass "" on a system without this file; the result is False.
     """
     return re.search(rf"^flags\s*:.*\b{FLAG}\b", cpuinfo, re.MULTILINE) is not None
 

@@ -34,7 +34,7 @@ from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
 LARGEST = 4096  # examples per chip; larger batches gain nothing
-TIMED = 256  # examples per chip of an estimate: near the memory's limit the compiler computes things twice
+TIMED = 256  # examples per chip of an estimate: near the memory's limit the compiler computes parts twice
 
 _HIGHEST = "operand_precision={highest,highest}"
 
@@ -56,11 +56,11 @@ class Chip:
 
 @dataclass(frozen=True)
 class Executable:
-    """Bytes and batch are per chip, but a decoder's batch is that of the chips which share it.
+    """A compiled program. Bytes and batch are per chip; a decoder's batch is that of all chips that share it.
 
-    temporary_bytes: with the results that take no argument's place.
-    estimate: the compiler's, of one chip; None where the program has none.
-    estimate_batch: the examples of the estimate, if it is of another batch.
+    temporary_bytes: of temporary arrays, and of results that do not reuse an argument's memory.
+    estimate: the compiler's estimate for one chip; None if the program has none.
+    estimate_batch: the estimate's number of examples, if it differs from `batch`.
     """
 
     batch: int
@@ -88,7 +88,7 @@ class TowerRow:
     Attributes:
         gflops: of the dots and convolutions, for one example.
         executable: of the largest batch (`start`, or that halved) that fits; None with a `problem`.
-        start: the first batch tried: larger ones may fit.
+        start: the first batch tried. Larger ones may fit.
     """
 
     model: str
@@ -102,7 +102,7 @@ class TowerRow:
 
     @property
     def examples(self) -> int:
-        """Of the estimate, or of the program; 0 without one."""
+        """Examples per chip of the estimate, or of the program if it has no estimate; 0 without a program."""
         return 0 if self.executable is None else self.executable.timed
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def has_tpu_compiler() -> bool:
 def use_tpu_compiler() -> None:
     """Switches JAX to the CPU. Raises UsageError without the TPU compiler.
 
-    The environment variables replace libtpu's questions to a TPU machine's metadata server.
+    The environment variables keep libtpu from asking a TPU machine's metadata server.
     """
     if not has_tpu_compiler():
         raise UsageError(
@@ -203,7 +203,7 @@ def use_tpu_compiler() -> None:
         )
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # libtpu locks the chips, and here are no chips
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # libtpu locks the chips; this machine has none
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 

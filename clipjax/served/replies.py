@@ -1,4 +1,4 @@
-"""The body of a request about one picture, and the parts of its answer that are used."""
+"""Makes the request about one picture, sends it, and reads the answer."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
 
 
 class AnotherModelError(DataError):
-    """The server gives answers of another model, or is another server than before."""
+    """Answers come from another model or server than before."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The parts of an answer that are used.
+    """What clipjax reads from an answer.
 
     Attributes:
         text: the whole answer.
-        top: the likeliest first tokens, each with its natural log-probability; None: the server gives none.
-        options: the summed log-probability of each option's text as the answer, and its number of tokens;
-            None: the server gives no such numbers; (): it gives them, but not for all of these options.
+        top: the likeliest first tokens, each with its natural log-probability. None if the server lists none.
+        options: for each option, the summed log-probability of its text as the answer, and its number of
+            tokens. None if the server gives no such numbers; () if it gives them for some options only.
     """
 
     text: str
@@ -61,9 +61,9 @@ class Reply:
     def difference(self, other: Reply) -> float:
         """How far two answers to one request differ.
 
-        Returns: the largest difference in log-probability of the tokens that are in both lists, and likely in
-            one of them; infinity if there are none. If log-probabilities are missing: 0 for equal texts,
-            infinity for others.
+        Returns: the largest difference in log-probability among tokens that both answers list and one of them
+            finds likely; infinity without such tokens. If an answer has no log-probabilities: 0 for equal
+            texts, else infinity.
         """
         if self.top is None or other.top is None:
             return 0.0 if self.text == other.text else math.inf
@@ -73,9 +73,9 @@ class Reply:
 
 
 def sampling_of(kind: str) -> dict[str, Any]:
-    """The fields of a request, other than picture, question and length, that decide the answer.
+    """The fields of a request that decide the answer, besides picture, question and length.
 
-    kind: of `ServerIdentity`.
+    kind: `ServerIdentity.kind`.
     """
     return {**SAMPLING, **_OWN.get(kind, {})}
 
@@ -85,10 +85,10 @@ class ChatRequest:
     """One request.
 
     Attributes:
-        picture: a PNG file; None asks without one.
-        steps: the most tokens of the answer.
+        picture: a PNG file; None for a question without a picture.
+        steps: the largest number of tokens of the answer.
         logprobs: whether to ask for the likeliest first tokens.
-        option: asks for the log-probability of this text as the answer, in place of an answer.
+        option: if given, the request asks for the log-probability of this text as the answer.
     """
 
     picture: bytes | None
@@ -99,9 +99,9 @@ class ChatRequest:
 
 
 class Asker:
-    """Sends questions to one model; any thread may ask.
+    """Sends questions to one model, from any thread.
 
-    Every answer must have the `model` and `system_fingerprint` of the first.
+    Every answer must have the same `model` and `system_fingerprint` as the first.
     """
 
     def __init__(self, client: Client, identity: ServerIdentity) -> None:
@@ -112,11 +112,11 @@ class Asker:
         self._made_by: tuple[Any, Any] | None = None
 
     def ask(self, question: ChatRequest) -> Reply:
-        """One request, once.
+        """Sends one request, without retries.
 
         Raises:
-            AnotherModelError: the answer is another model's.
-            MayPass, Refused: as `Client.post`; MayPass also if the answer is not one to this request.
+            AnotherModelError: another model answered.
+            MayPass, Refused: as `Client.post`; MayPass also if the answer belongs to another request.
         """
         body, request_id = self._body(question), uuid.uuid4().hex
         self._sent.add(request_id)
@@ -167,7 +167,7 @@ class Asker:
 
 
 def _reply(answer: Any, question: ChatRequest) -> Reply:
-    """Raises ValueError, KeyError, ... where an answer is not one to this question."""
+    """Raises ValueError, KeyError, ... if this is not an answer to the question."""
     [choice] = answer["choices"]
     text = choice["message"]["content"]
     if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""The sample pictures of docs/reference/data_sets.md: images that the demo renders, never a published image.
+"""Draws the sample pictures of docs/reference/data_sets.md from the demo's images, never from published ones.
 
 .venv/bin/python -m docs.generate.samples demo-out/world     # writes docs/pictures/samples/*.png
 """
@@ -16,8 +16,8 @@ from clipjax.data.cards import DatasetCard, load_dataset, registered_cards
 from clipjax.data.examples import examples_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures" / "samples"
-ACROSS, COLOURS = 4, 64  # images side by side, and colours of the file: few, to keep it small
-# Published data set -> the demo data set in the same layout: images, pairs, captions or frames, as there.
+ACROSS, COLOURS = 4, 64  # images in a row; colours of the file, few to keep it small
+# Published data set -> the demo data set with the same layout of files and kind of items.
 LIKE = {
     "cue_conflict": "demo_cues",
     "cue_conflict_16": "demo_cues",
@@ -58,7 +58,7 @@ WITHOUT = {
 
 
 def sample_of(name: str) -> str:
-    """Markdown: the sample picture of a published data set, or why there is none."""
+    """The sample picture of a published data set in Markdown, or a sentence why there is none."""
     if name in WITHOUT:
         return f"No sample picture: {WITHOUT[name]}."
     own = LIKE[name]
@@ -68,7 +68,7 @@ def sample_of(name: str) -> str:
 
 
 def cards_with_sample() -> list[DatasetCard]:
-    """One card of each family of the demo's data sets: its last variant."""
+    """The last variant of each data set of the demo that `LIKE` names."""
     demo = (card for card in registered_cards() if card.demo)
     last = {card.name.partition(":")[0]: card for card in demo}
     return [card for name, card in last.items() if name in LIKE.values()]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-# Pages beside docs/ that the site has, too.
+# Pages outside docs/ that the site also has.
 BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")
-# Folders of docs/ that are no pages.
+# Folders of docs/ without pages.
 APART = ("examples", "generate")
 # The marker, and the paragraph below it, which a code host shows instead.
 MARKER = re.compile(r"^<!-- generated: (\w+) -->\n(?:.+\n)*", re.MULTILINE)

@@ -188,10 +188,10 @@ def _estimates(
     n = len(y)
     _check(n, helpers, means, of)
     f, mean_of_f = cross_fitted(y, helpers, means, of, rng)
-    # Of few telling images the variance that is left is not known well enough.
+    # Few telling images do not determine the remaining variance well enough.
     weight = float(np.clip(tuned_weight(y, f), 0, 1)) if telling >= FEWEST_TELLING else 0.0
-    # One more image that the predictions miss: none was seen that a near copy of the model answers otherwise,
-    # but there may be.
+    # 1 / n allows for one more image that the predictions miss: a near copy of the model may answer an image
+    # otherwise, though no such image was seen.
     variance = (y - weight * f).var(ddof=1) + 1 / n
     gain = max(1.0, float(y.var(ddof=1) / variance)) if weight else 1.0
     value = corrected_mean(y, f, mean_of_f, of, weight).value

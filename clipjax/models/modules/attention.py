@@ -34,7 +34,7 @@ Visible = Bool[Array, "..."]
 
 
 class MultiHead(Layer):
-    """Multi-head attention of queries, keys and values, whose projections are not in it."""
+    """Multi-head attention of queries, keys and values, without their projections."""
 
     def __init__(self, heads: int):
         self.heads = heads
@@ -60,7 +60,7 @@ class MultiHead(Layer):
         *,
         bias: Float[Array, "P heads M N"] | None = None,
     ) -> Float[Array, "B M heads*d"]:
-        """Of queries, keys and values that `split` returned; see `attend_heads`."""
+        """Attention of queries, keys and values that `split` returned; see `attend_heads`."""
         return attend_heads(q, k, v, mode=self.mode, bias=bias)
 
 

@@ -28,7 +28,7 @@ class Layer(nnx.Module):
 
 
 def mode_of_block(block: nnx.Module) -> Mode:
-    """The mode of a block that runs in sequence. Raises TypeError if it is no `Layer`: it has none."""
+    """The mode of a block that runs in sequence. Raises TypeError if the block is not a `Layer`."""
     if not isinstance(block, Layer):
         raise TypeError(
             f"{type(block).__name__} runs as a block in sequence, but has no mode: make it a subclass of "

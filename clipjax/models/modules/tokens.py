@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import form
 
-# Of a table that is read by a product, as CLIP's 49,408 and RoBERTa's 50,265 are. A product with XLM-R's
-# 250,002 would be up to twice the work of its tower.
+# A table of at most this many rows is read by a product: CLIP's has 49,408, RoBERTa's 50,265. A product with
+# XLM-R's 250,002 would be up to twice the work of its tower.
 MOST_ROWS = 2**16
 
 

@@ -23,7 +23,7 @@ __all__ = ["TOWERS", "is_rope_vit", "timm_sizes"]
 
 
 def is_rope_vit(trunk: Any) -> bool:
-    """Whether timm's `Eva` is no EVA: it has attention pooling, or rotary positions of DINOv3."""
+    """Whether a timm `Eva` is a rotary ViT, not EVA: with attention pooling or DINOv3's rotary positions."""
     return isinstance(trunk, Eva) and (
         trunk.attn_pool is not None or isinstance(trunk.rope, RotaryEmbeddingDinoV3)
     )
