@@ -18,9 +18,8 @@ import torch
 import typer
 
 from benchmarks import common
-from clipjax.models.chunks import LARGEST_BYTES
+from clipjax.models.modules.binding import inference_mode
 from clipjax.models.modules.convolutions import conv2d
-from clipjax.models.training import Mode
 
 # Side of the map, channels, channels of a group, of the blocks with stride 1.
 STAGES = {
@@ -54,14 +53,7 @@ def measure(batch: int, side: int, channels: int, width: int, rounds: int) -> di
     weight = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
 
     def ours(platform: str) -> Any:
-        mode = Mode(
-            training=None,
-            platform=platform,
-            attention="tokens",
-            devices=1,
-            chunk_bytes=LARGEST_BYTES,
-            float32_products=False,
-        )
+        mode = inference_mode(platform)
         compiled = jax.jit(partial(conv2d, stride=1, padding="symmetric", mode=mode))
         inputs = jnp.asarray(x), jnp.asarray(kernel)
         return lambda: np.asarray(compiled(*inputs))

@@ -19,12 +19,11 @@ from jaxtyping import Bool, Float, Float32, Int32
 
 from clipjax.devices.platforms import platform_of
 from clipjax.errors import DataError
-from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.language import transformer
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.sharding import MODEL
 from clipjax.models.language.transformer import Transformer
-from clipjax.models.modules.binding import bind
+from clipjax.models.modules.binding import bind, inference_mode
 from clipjax.models.modules.forms import form
 from clipjax.models.param_tree import Params, check_tree, split
 from clipjax.models.precision import DTYPE, MATMUL, Precision
@@ -57,20 +56,9 @@ class Decoder:
         """The decoder in the form for the devices of a mesh."""
         return Decoder(self.config, platform_of(mesh), mesh.shape.get(MODEL, 1))
 
-    @staticmethod
-    def _mode(platform: str | None) -> Mode:
-        return Mode(
-            training=None,
-            platform=platform,
-            attention="tokens",
-            devices=1,
-            chunk_bytes=LARGEST_BYTES,
-            float32_products=False,
-        )
-
     def joined(self, dtype: Any) -> int:
         """The number of key heads to join in a cache: on a TPU as many as fill a tile of queries."""
-        if form("cache", self._mode(self.platform), dtype) == "heads":
+        if form("cache", inference_mode(self.platform), dtype) == "heads":
             return 1
         heads, group = self.config.kv_heads, self.config.heads // self.config.kv_heads
         own = heads if heads % self.parts else heads // self.parts  # a device's
@@ -146,7 +134,7 @@ class Decoder:
         """The layers with these params, cast. Raises DataError for params that do not fit."""
         _, abstract = _abstract(self.config)
         check_tree(params, abstract, "params/decoder")
-        graphdef = _bound(self.config, self._mode(self.platform))
+        graphdef = _bound(self.config, inference_mode(self.platform))
         cast = functools.partial(jnp.asarray, dtype=DTYPE[precision])
         return nnx.merge(graphdef, jax.tree.map(cast, params))
 

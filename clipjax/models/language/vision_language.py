@@ -18,14 +18,13 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, Int32
 
 from clipjax.models.arch import Arch, family_of
-from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.language.config import LanguageConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.projector import Projector
+from clipjax.models.modules.binding import inference_mode
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params, abstract_tree, bound_graph, check_tree
 from clipjax.models.precision import DTYPE, MATMUL, Precision
-from clipjax.models.training import Mode
 
 
 def language_of(arch: Arch) -> LanguageConfig:
@@ -67,16 +66,8 @@ def image_tokens(
 
 
 def projector_of(arch: Arch, params: Params) -> Projector:
-    """The layers with these params. They are few: in every pass they mean the forms of no platform."""
-    mode = Mode(
-        training=None,
-        platform=None,
-        attention="tokens",
-        devices=1,
-        chunk_bytes=LARGEST_BYTES,
-        float32_products=False,
-    )
-    return nnx.merge(bound_graph(arch, "projector", mode), params)
+    """The layers with these params. They are few, so no platform has forms of its own for them."""
+    return nnx.merge(bound_graph(arch, "projector", inference_mode(None)), params)
 
 
 def assemble(

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from flax import nnx
 
+from clipjax.models.chunks import LARGEST_BYTES
 from clipjax.models.training import Mode
 
 M = TypeVar("M", bound=nnx.Module)
@@ -25,6 +26,18 @@ class Layer(nnx.Module):
                 "the tower before it runs"
             )
         return self._mode
+
+
+def inference_mode(platform: str | None) -> Mode:
+    """The mode of layers outside a tower, such as a decoder's: no training, one device."""
+    return Mode(
+        training=None,
+        platform=platform,
+        attention="tokens",
+        devices=1,
+        chunk_bytes=LARGEST_BYTES,
+        float32_products=False,
+    )
 
 
 def mode_of_block(block: nnx.Module) -> Mode:
