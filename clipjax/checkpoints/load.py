@@ -254,17 +254,24 @@ def convert_model(
         stated = StatedIdentity(name, facts_of, facts, None if folder is None else default_name(folder))
         opened = open_weights(copy, own, card, None, stated, source, PartSources(vision, tokenizer))
         if labels is not None:
-            known_by = _known_by(own, card)
-            named = stated_classes(opened.card, labels, str(classes), source, known_by)
+            named = stated_classes(opened.card, labels, str(classes), source, _known_by(own, card))
             opened = dataclasses.replace(opened, card=named)
         if image_size is not None:
-            larger = resize_model(_read(opened, _abstract(opened.card)), image_size, None)
-            card = larger.card.stamped()
-            return larger.with_card(card).save(folder or f"{card.id}-{image_size}"), card
-        card, origin = opened.card.stamped(), opened.origin
-        assert card.weights is not None
-        card.weights.check()  # do not copy a damaged checkpoint of ours
-    folder = save_checkpoint(
+            return _save_resized(opened, image_size, folder)
+        return _save_leaf_by_leaf(opened, folder)
+
+
+def _save_resized(opened: OpenedWeights, image_size: int, folder: str | Path | None) -> tuple[Path, Card]:
+    model = resize_model(_read(opened, _abstract(opened.card)), image_size, None)
+    card = model.card.stamped()
+    return model.with_card(card).save(folder or f"{card.id}-{image_size}"), card
+
+
+def _save_leaf_by_leaf(opened: OpenedWeights, folder: str | Path | None) -> tuple[Path, Card]:
+    card, origin = opened.card.stamped(), opened.origin
+    assert card.weights is not None
+    card.weights.check()  # do not copy a damaged checkpoint of ours
+    written = save_checkpoint(
         folder or card.id,
         opened.conversion.lazy(),
         opened.carried,
@@ -275,7 +282,7 @@ def convert_model(
         card.label_space,
         check=card.weights.refuse_changed,
     )
-    return folder, card
+    return written, card
 
 
 def _known_by(own: ModelCardFile | None, card: str | Card | None) -> str | None:
