@@ -18,17 +18,22 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 LEFT_OUT = ("long", "slow")  # by `make test`
+ITSELF = "the same test with other values"
 
 
 def mostly_long(
-    values: Iterable[Any], keep: Collection[Any], guard: str, ids: Callable[[Any], str] | None = None
+    values: Iterable[Any],
+    keep: Collection[Any],
+    guard: str = ITSELF,
+    ids: Callable[[Any], str] | None = None,
 ) -> list[Any]:
     """Values for `parametrize`: those that are not in `keep` are marked `long(guard)`.
 
     Args:
         values: one for each test; a tuple is one test's several arguments.
         keep: values that stay in `make test`, or the first argument of each.
-        guard: the test, "FILE::NAME" below tests/, that fails when the same thing is broken.
+        guard: the test, "FILE::NAME" below tests/, that fails when the same thing is broken; by default this
+            test with the values of `keep`.
         ids: names a value, where pytest's own name of it is not wanted.
 
     Raises:
@@ -56,7 +61,10 @@ def check_guards(items: Sequence[pytest.Item]) -> None:
     kept = {_name(item) for item in items if not any(item.get_closest_marker(name) for name in LEFT_OUT)}
     for item in items:
         mark = item.get_closest_marker("long")
-        if mark is not None and (fault := problem(mark.args, kept, collected)):
+        if mark is None:
+            continue
+        guards = (_name(item),) if mark.args == (ITSELF,) else mark.args
+        if fault := problem(guards, kept, collected):
             raise pytest.UsageError(f"{item.nodeid}: {fault}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import _long
@@ -41,6 +42,22 @@ def test_what_is_wrong_with_a_guard(arguments: tuple[Any, ...], fault: str | Non
 
 def test_a_guard_whose_every_value_is_left_out_guards_nothing() -> None:
     assert "leaves its guard" in (_long.problem((GUARD,), kept=set(), collected={GUARD}) or "")
+
+
+@pytest.mark.parametrize(("keep", "fault"), [(["b"], None), ([], "leaves its guard")])
+def test_kept_values_guard_the_others(keep: list[str], fault: str | None) -> None:
+    items: list[Any] = [item_of(param) for param in _long.mostly_long(["a", "b"], keep)]
+    if fault is None:
+        return _long.check_guards(items)
+    with pytest.raises(pytest.UsageError, match=fault):
+        _long.check_guards(items)
+
+
+def item_of(param: Any) -> SimpleNamespace:
+    """What `check_guards` reads of a test with this value."""
+    marks = {mark.name: mark for mark in param.marks}
+    name = f"{test_kept_values_guard_the_others.__name__}[{param.values[0]}]"
+    return SimpleNamespace(path=Path(__file__), name=name, nodeid=name, get_closest_marker=marks.get)
 
 
 @pytest.mark.long(GUARD)

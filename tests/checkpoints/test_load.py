@@ -232,7 +232,6 @@ def test_a_file_of_a_checkpoint_of_ours_needs_its_folder_and_no_card(own: Path) 
     mostly_long(
         [None, {"format": "pt"}, {"format": "pt", "é": "of its author's"}],
         keep=[{"format": "pt", "é": "of its author's"}],
-        guard="checkpoints/test_load.py::test_export_keeps_the_metadata_of_the_source",
     ),
 )
 def test_export_keeps_the_metadata_of_the_source(metadata: Any, own: Path, tmp_path: Path) -> None:

@@ -144,9 +144,7 @@ WRONG = [
 
 @pytest.mark.parametrize(
     ("wrong", "least"),
-    mostly_long(
-        WRONG, keep=[WRONG[0], WRONG[2]], guard="checkpoints/test_prismatic.py::test_what_is_wrong_is_seen"
-    ),
+    mostly_long(WRONG, keep=[WRONG[0], WRONG[2]]),
     ids=str,
 )
 def test_what_is_wrong_is_seen(case: Case, wrong: dict[str, Any], least: float) -> None:

@@ -60,14 +60,7 @@ def test_full_size_efficientnet_in_timms_naming() -> None:
     assert len(conversion.carried) == 49
 
 
-@pytest.mark.parametrize(
-    ("size", "tensors"),
-    mostly_long(
-        [(0, 247), (1, 322), (2, 322)],
-        keep=[1],
-        guard="converters/test_engine.py::test_the_packaged_efficientnets_and_timm_agree",
-    ),
-)
+@pytest.mark.parametrize(("size", "tensors"), mostly_long([(0, 247), (1, 322), (2, 322)], keep=[1]))
 def test_the_packaged_efficientnets_and_timm_agree(size: int, tensors: int) -> None:
     """The same weights in both namings: each tensor of the package lands where timm's of that place does.
 
@@ -236,12 +229,7 @@ def problems(state: dict[str, Any], kind: str = "vit", table: str | None = None)
     return caught.value.problems
 
 
-@pytest.mark.parametrize(
-    "kind",
-    mostly_long(
-        ["vit", "resnet"], keep=["vit"], guard="converters/test_engine.py::test_every_dropped_key_is_named"
-    ),
-)
+@pytest.mark.parametrize("kind", mostly_long(["vit", "resnet"], keep=["vit"]))
 def test_every_dropped_key_is_named(kind: str) -> None:
     whole = shapes_of(state_dict(kind))
     for key in whole:
@@ -252,12 +240,7 @@ def test_every_dropped_key_is_named(kind: str) -> None:
         assert all(problem.startswith(f"{key} is missing (for ") for problem in found)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    mostly_long(
-        ["vit", "resnet"], keep=["vit"], guard="converters/test_engine.py::test_every_misspelled_key_is_named"
-    ),
-)
+@pytest.mark.parametrize("kind", mostly_long(["vit", "resnet"], keep=["vit"]))
 def test_every_misspelled_key_is_named(kind: str) -> None:
     whole = shapes_of(state_dict(kind))
     for key in whole:
@@ -269,12 +252,7 @@ def test_every_misspelled_key_is_named(kind: str) -> None:
         assert any(problem.startswith(f"{key} is missing") for problem in found)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    mostly_long(
-        ["vit", "resnet"], keep=["vit"], guard="converters/test_engine.py::test_every_wrong_shape_is_named"
-    ),
-)
+@pytest.mark.parametrize("kind", mostly_long(["vit", "resnet"], keep=["vit"]))
 def test_every_wrong_shape_is_named(kind: str) -> None:
     whole = shapes_of(state_dict(kind))
     for key, tensor in whole.items():

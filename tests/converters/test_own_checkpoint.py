@@ -77,14 +77,7 @@ def digest(path: Path) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(
-    "half",
-    mostly_long(
-        [False, True],
-        keep=[True],
-        guard="converters/test_own_checkpoint.py::test_export_is_the_references_own_file",
-    ),
-)
+@pytest.mark.parametrize("half", mostly_long([False, True], keep=[True]))
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_export_is_the_references_own_file(kind: str, half: bool, format: str, tmp_path: Path) -> None:
     """Any format -> params -> our checkpoint -> params -> file: SHA-256 as of safetensors' own file."""

@@ -90,11 +90,7 @@ def test_draws_follow_an_image_wherever_it_is(on_host: bool) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "counts", "number"),
-    mostly_long(
-        [(FOG, (3, 8), 20), ("near_focus", (8,), 20), ("z_motion_blur", (2,), 9)],
-        keep=[FOG],
-        guard="corruptions/test_frame.py::test_the_same_bits_on_any_number_of_devices",
-    ),
+    mostly_long([(FOG, (3, 8), 20), ("near_focus", (8,), 20), ("z_motion_blur", (2,), 9)], keep=[FOG]),
 )
 def test_the_same_bits_on_any_number_of_devices(
     kind: str, counts: tuple[int, ...], number: int, monkeypatch: pytest.MonkeyPatch
@@ -112,12 +108,7 @@ def test_the_same_bits_on_any_number_of_devices(
 
 
 @pytest.mark.parametrize(
-    "kind",
-    mostly_long(
-        ["far_focus", "elastic_transform", FOG],
-        keep=["elastic_transform", FOG],
-        guard="corruptions/test_frame.py::test_the_last_bits_are_the_same_on_any_number_of_devices",
-    ),
+    "kind", mostly_long(["far_focus", "elastic_transform", FOG], keep=["elastic_transform", FOG])
 )
 def test_the_last_bits_are_the_same_on_any_number_of_devices(kind: str) -> None:
     """What a byte would hide becomes the output. XLA divides by a scalar in one way for one device, and in

@@ -137,7 +137,6 @@ MISTAKES = {
     mostly_long(
         [(kind, name) for kind, each in MISTAKES.items() for name in each],
         keep=["shot_noise", "zoom_blur", "contrast", "jpeg_compression"],
-        guard="corruptions/test_imagenet_c.py::test_a_likely_mistake_differs",
     ),
 )
 def test_a_likely_mistake_differs(kind, name, pixels, corrupted):

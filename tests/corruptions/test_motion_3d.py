@@ -34,11 +34,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     "move",
-    mostly_long(
-        [((70.0, -60.0, 1.0),), ((-20.0, 10.0, 0.55),)],
-        keep=[(-20.0, 10.0, 0.55)],
-        guard="corruptions/test_motion_3d.py::test_motion_blur",
-    ),
+    mostly_long([((70.0, -60.0, 1.0),), ((-20.0, 10.0, 0.55),)], keep=[(-20.0, 10.0, 0.55)]),
     ids=["xy", "z"],
 )
 def test_motion_blur(move: tuple[float, float, float]) -> None:
@@ -80,9 +76,7 @@ def test_draws_are_in_their_ranges_and_reach_both_ends() -> None:
 @pytest.mark.parametrize(
     ("name", "draw"),
     mostly_long(
-        [("xy_motion_blur", motion_3d.sideways), ("z_motion_blur", motion_3d.inwards)],
-        keep=["z_motion_blur"],
-        guard="corruptions/test_motion_3d.py::test_a_kind_blurs_each_image_by_its_own_draw",
+        [("xy_motion_blur", motion_3d.sideways), ("z_motion_blur", motion_3d.inwards)], keep=["z_motion_blur"]
     ),
 )
 def test_a_kind_blurs_each_image_by_its_own_draw(name: str, draw: Callable[[Any], Move]) -> None:

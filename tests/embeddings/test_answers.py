@@ -128,12 +128,7 @@ def test_answers_depend_on_the_image_and_on_the_order(reference):
     assert np.ptp(got.letters[:, 0, 0]) > 0.01
 
 
-@pytest.mark.parametrize(
-    "devices",
-    mostly_long(
-        [1, 2], keep=[2], guard="embeddings/test_answers.py::test_bits_do_not_depend_on_the_number_of_devices"
-    ),
-)
+@pytest.mark.parametrize("devices", mostly_long([1, 2], keep=[2]))
 def test_bits_do_not_depend_on_the_number_of_devices(model, images, reference, devices, monkeypatch):
     monkeypatch.setattr(answers, "local_mesh", lambda: make_mesh(jax.devices()[:devices]))
     rows, _ = run(model, data_set(images))

@@ -170,7 +170,6 @@ def in_parts(model: Any, texts: SplitTexts, precision: str) -> np.ndarray:
     mostly_long(
         [(CLIP, "parity", 1e-6), (WORLDWIDE, "parity", 1e-6), (CLIP, "fast", 0.02)],
         keep=[(CLIP, "parity", 1e-6)],
-        guard="embeddings/test_beginnings.py::test_embeddings_are_those_of_whole_texts",
     ),
 )
 def test_embeddings_are_those_of_whole_texts(
@@ -226,7 +225,6 @@ def _rest(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
             (attention, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
         ],
         keep=[Lookup, attention],
-        guard="embeddings/test_beginnings.py::test_a_mistake_is_seen",
     ),
     ids=["positions from zero", "another beginning", "read out before the end", "not causal"],
 )

@@ -130,12 +130,7 @@ def test_a_classifiers_features_are_never_normalised(model: TinyModel, work: Pat
     assert run(classifier, manifest, store, output="features").stats.forward_passes == 0
 
 
-@pytest.mark.parametrize(
-    "devices",
-    mostly_long(
-        [2, 4, 8], keep=[8], guard="embeddings/test_embed.py::test_bit_equal_on_any_number_of_devices"
-    ),
-)
+@pytest.mark.parametrize("devices", mostly_long([2, 4, 8], keep=[8]))
 def test_bit_equal_on_any_number_of_devices(devices: int, work: Path, reference: dict[str, Any]):
     out = work / f"devices{devices}.npz"
     finish(start(work, f"1,7,8,9,{COUNT}", devices, *sizes(work), "--out", str(out)))
@@ -339,12 +334,7 @@ def check_resumed(work: Path, reference: dict[str, Any], name: str, kill_at: int
 
 
 @pytest.mark.parametrize(
-    ("kill_at", "devices"),
-    mostly_long(
-        [(0, (2, 4)), (3, (4, 1)), (6, (1, 8))],
-        keep=[3],
-        guard="embeddings/test_embed.py::test_killed_and_resumed",
-    ),
+    ("kill_at", "devices"), mostly_long([(0, (2, 4)), (3, (4, 1)), (6, (1, 8))], keep=[3])
 )
 def test_killed_and_resumed(work: Path, reference: dict[str, Any], kill_at: int, devices: tuple[int, int]):
     check_resumed(work, reference, f"killed{kill_at}", kill_at, devices)

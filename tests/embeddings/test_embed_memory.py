@@ -324,14 +324,7 @@ def features(model: Any, precision: Any, placement: str, batch: int = 2) -> np.n
     return np.asarray(made.run(rng.integers(0, 256, (made.batch_size, side, side, 3), dtype=np.uint8)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        ARCHS,
-        keep=["ViT-B-32"],
-        guard="embeddings/test_embed_memory.py::test_cut_params_give_the_same_bits",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(ARCHS, keep=["ViT-B-32"]))
 def test_cut_params_give_the_same_bits(name: str):
     arch: Any = narrow_arch(load_arch(name))
     vision = arch.vision
@@ -360,14 +353,7 @@ def deep(layers: int = 8) -> TinyModel:
     return model
 
 
-@pytest.mark.parametrize(
-    "precision",
-    mostly_long(
-        ["parity", "fast"],
-        keep=["parity"],
-        guard="embeddings/test_embed_memory.py::test_bits_on_any_number_of_devices",
-    ),
-)
+@pytest.mark.parametrize("precision", mostly_long(["parity", "fast"], keep=["parity"]))
 def test_bits_on_any_number_of_devices(precision: str, monkeypatch: pytest.MonkeyPatch):
     model = deep(2)
     whole = features(model, precision, REPLICATED)

@@ -69,14 +69,7 @@ def true_errors(name: str, pair: Pair, ends: np.ndarray) -> np.ndarray:
     return np.linalg.norm(one - two, axis=1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        LAYOUTS,
-        keep=["navi", "scannet_pairs"],
-        guard="evaluation/test_matches.py::test_what_is_drawn_is_what_the_task_counts",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(LAYOUTS, keep=["navi", "scannet_pairs"]))
 def test_what_is_drawn_is_what_the_task_counts(name: str, model: Any, worlds: Any, tmp_path: Path) -> None:
     result = clipjax.evaluate(model, "correspondence", **worlds[name], progress=False, resamples=100)
     pairs = load_dataset(worlds[name]["dataset"], worlds[name]["root"]).manifest.pairs

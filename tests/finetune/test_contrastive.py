@@ -177,14 +177,7 @@ def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(
     assert (stopped / "4.damaged").is_dir()
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        ["state", "batches", "identity", SIZES],
-        keep=["state"],
-        guard="finetune/test_contrastive.py::test_a_flipped_bit_is_named_and_the_checkpoint_before_used",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(["state", "batches", "identity", SIZES], keep=["state"]))
 def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
     name: str,
     network: Network,

@@ -143,12 +143,7 @@ def test_a_later_search_adds_to_what_was_chosen(vit, images):
 # ---------------------------------------------------------------------------------------- other libraries
 
 
-@pytest.mark.parametrize(
-    "kind",
-    mostly_long(
-        ["vit", "resnet"], keep=["resnet"], guard="finetune/test_outcome.py::test_a_tuned_model_in_open_clip"
-    ),
-)
+@pytest.mark.parametrize("kind", mostly_long(["vit", "resnet"], keep=["resnet"]))
 def test_a_tuned_model_in_open_clip(kind, request, images, tmp_path):
     theirs, base = request.getfixturevalue(kind)
     model = tuned(make_setup(base, images), moved(base.params)).model

@@ -87,14 +87,7 @@ def test_punctuation_is_read_with_the_full_stop(model: Model) -> None:
     assert found.tolist() == [*body[:name], 0, 0, *body[name:]]
 
 
-@pytest.mark.parametrize(
-    "position",
-    mostly_long(
-        ["end", "middle"],
-        keep=["middle"],
-        guard="heads/test_adapters_coop.py::test_tokens_left_out_change_nothing",
-    ),
-)
+@pytest.mark.parametrize("position", mostly_long(["end", "middle"], keep=["middle"]))
 def test_tokens_left_out_change_nothing(model: Model, position: Any) -> None:
     """All 77 tokens of each class give the same features as those up to the end, the shared ones once."""
     prompts, context = class_prompts(model, SPACE.classes, 4, position, csc=False), jnp.asarray(vectors(4))

@@ -68,7 +68,6 @@ def class_by_class(theirs, labels: LabelSpace, prompts: PromptSet) -> np.ndarray
     mostly_long(
         list(map(load_prompts, ("openai_80", "openai_7", "single"))),
         keep=list(map(load_prompts, ("openai_7", "single"))),
-        guard="heads/test_heads.py::test_templates_equal_open_clip",
     ),
 )
 def test_templates_equal_open_clip(pair, prompts):

@@ -289,10 +289,7 @@ def test_no_interval_shrinks_to_a_point(corner):
 COVERING = [(60, 40, 0.5), (40, 30, 2.0), (300, 50, 1.0)]
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "shift"),
-    mostly_long(COVERING, keep=[COVERING[1]], guard="metrics/test_detection.py::test_the_interval_covers"),
-)
+@pytest.mark.parametrize(("n", "m", "shift"), mostly_long(COVERING, keep=[COVERING[1]]))
 def test_the_interval_covers(n, m, shift):
     rng = np.random.default_rng(n)
     truth, inside = norm.cdf(shift / np.sqrt(2)), 0
@@ -371,14 +368,7 @@ def test_a_ranking_is_not_for_writing():
 FEW_ID_IMAGES = [(200, 1000), (200, 50), (5000, 100)]
 
 
-@pytest.mark.parametrize(
-    ("known", "others"),
-    mostly_long(
-        FEW_ID_IMAGES,
-        keep=[FEW_ID_IMAGES[1]],
-        guard="metrics/test_detection.py::test_the_interval_of_a_class_rate_covers_with_few_id_images",
-    ),
-)
+@pytest.mark.parametrize(("known", "others"), mostly_long(FEW_ID_IMAGES, keep=[FEW_ID_IMAGES[1]]))
 def test_the_interval_of_a_class_rate_covers_with_few_id_images(known, others):
     """Wilson's, which takes the threshold as fixed, does not."""
     rng = np.random.default_rng(known + others)

@@ -156,7 +156,6 @@ def test_matches_are_the_readings(kind):
             {"both_masks": False},
         ],
         keep=[{"a": -0.5}, {"mutual": True}],
-        guard="metrics/test_point_matches.py::test_every_other_protocol_gives_other_matches",
     ),
 )
 def test_every_other_protocol_gives_other_matches(wrong):

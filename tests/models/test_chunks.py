@@ -69,11 +69,7 @@ def test_devices_keep_their_rows(stated: int, collectives: bool) -> None:
 
 @pytest.mark.parametrize(
     ("arch", "chunked"),
-    mostly_long(
-        [(CLIP_VIT, 1), (CONVNEXT, 4), (LITE, 0)],
-        keep=[CLIP_VIT],
-        guard="models/test_chunks.py::test_a_tower_in_chunks",
-    ),
+    mostly_long([(CLIP_VIT, 1), (CONVNEXT, 4), (LITE, 0)], keep=[CLIP_VIT]),
     ids=["vit", "convnext", "lite"],
 )
 def test_a_tower_in_chunks(arch: Arch, chunked: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +110,7 @@ def test_the_chunks_of_a_chip_are_the_fastest_by_its_estimates() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "chunked"),
-    mostly_long(
-        [(CLIP_VIT, 1), (CONVNEXT, 4)],
-        keep=[CLIP_VIT],
-        guard="models/test_chunks.py::test_the_chip_decides_the_chunks",
-    ),
+    mostly_long([(CLIP_VIT, 1), (CONVNEXT, 4)], keep=[CLIP_VIT]),
     ids=["vit", "convnext"],
 )
 def test_the_chip_decides_the_chunks(arch: Arch, chunked: int, monkeypatch: pytest.MonkeyPatch) -> None:

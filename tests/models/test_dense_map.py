@@ -105,7 +105,6 @@ def test_padding(sides: tuple[int, int], patch: int, padded: tuple[int, int], fi
     mostly_long(
         [(name, (75, 96)) for name in WRAPPERS] + [("ViT-B-16", (32, 128)), ("ViT-B-16-SigLIP", (32, 128))],
         keep=["ViT-B-16", "ViT-B-16-SigLIP", "vit_large_patch14_dinov2", "convnext_base_w"],
-        guard="models/test_dense_map.py::test_maps_are_probe3ds",
     ),
 )
 def test_maps_are_probe3ds(name: str, sides: tuple[int, int]) -> None:
@@ -237,7 +236,6 @@ def test_nothing_is_resized_at_the_own_size(name: str) -> None:
             ("MobileCLIP-B", (80, 48)),
         ],
         keep=["EVA02-B-16", "PE-Core-B-16", "beit_base_patch16_224", "swin_base_patch4_window7_224"],
-        guard="models/test_dense_map.py::test_maps_are_timms",
     ),
 )
 @pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")  # timm's own
@@ -268,11 +266,7 @@ def other_families() -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    mostly_long(
-        other_families(),
-        keep=[name for name in other_families() if name != "MobileCLIP2-S4"],
-        guard="models/test_dense_map.py::test_nets_of_stages_take_other_shapes",
-    ),
+    mostly_long(other_families(), keep=[name for name in other_families() if name != "MobileCLIP2-S4"]),
 )
 def test_nets_of_stages_take_other_shapes(name: str) -> None:
     arch = narrow_arch(load_arch(name))

@@ -35,7 +35,6 @@ RECORDED = _forms.recorded_rows()
             *("ViT-B-32", "EVA02-B-16", "RN50"),
             *("beit_base_patch16_224", "convnext_base", "prism-clip_l14_336-llama2_7b"),
         ],
-        guard="models/test_forms.py::test_every_layer_takes_the_form_of_the_record",
     ),
 )
 def test_every_layer_takes_the_form_of_the_record(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,12 +88,7 @@ def test_full_size_rows_map_one_to_one(name: str) -> None:
         assert len(state) == read_record()["archs"][name]["keys"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        arch_names(), SHOWN, "models/test_parity_record.py::test_a_module_holds_params_and_nothing_else"
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(arch_names(), SHOWN))
 def test_a_module_holds_params_and_nothing_else(name: str) -> None:
     """Here, because the modules of all architectures are there already."""
     arch = load_arch(name)
@@ -193,12 +188,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(
-    ("tower", "change", "problem"),
-    mostly_long(
-        WRONG,
-        keep=[WRONG[0], WRONG[3], WRONG[5]],
-        guard="models/test_parity_record.py::test_a_wrong_record_is_found",
-    ),
+    ("tower", "change", "problem"), mostly_long(WRONG, keep=[WRONG[0], WRONG[3], WRONG[5]])
 )
 def test_a_wrong_record_is_found(
     tower: str,

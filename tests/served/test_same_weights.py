@@ -124,10 +124,7 @@ MISTAKES = [(other_gelu, 0.02), (other_block, 1.0), (other_order, 1.0), (other_m
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize(
-    ("mistake", "least"),
-    mostly_long(MISTAKES, keep=[MISTAKES[3]], guard="served/test_same_weights.py::test_a_mistake_is_seen"),
-)
+@pytest.mark.parametrize(("mistake", "least"), mostly_long(MISTAKES, keep=[MISTAKES[3]]))
 def test_a_mistake_is_seen(
     theirs: np.ndarray,
     world: Path,

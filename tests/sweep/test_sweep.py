@@ -98,14 +98,7 @@ def test_each_run_is_resolved_once(
     assert rows_of(tmp_path) == rows_of(done[0])
 
 
-@pytest.mark.parametrize(
-    "fails",
-    mostly_long(
-        [False, True],
-        keep=[True],
-        guard="sweep/test_sweep.py::test_a_model_leaves_the_memory_before_the_next_one_is_loaded",
-    ),
-)
+@pytest.mark.parametrize("fails", mostly_long([False, True], keep=[True]))
 def test_a_model_leaves_the_memory_before_the_next_one_is_loaded(
     suite: Path, done: tuple[Path, Result, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:

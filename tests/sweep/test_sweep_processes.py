@@ -97,7 +97,6 @@ def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, w
             ("a damaged run", "process 1 could not read the results: see its message"),
         ],
         keep=["a damaged run"],
-        guard="sweep/test_sweep_processes.py::test_results_that_one_host_cannot_use_stop_all",
     ),
 )
 def test_results_that_one_host_cannot_use_stop_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:

@@ -102,7 +102,6 @@ def test_the_unchanged_model_passes(gelu: Case, quick_gelu: Case, resnet: Case):
             if true != "gelu_tanh"
         ],
         keep=[("gelu", "gelu_tanh", "vision"), ("quick_gelu", "gelu", "text")],
-        guard="verification/test_verify.py::test_a_wrong_activation_shows_in_the_first_block",
     ),
 )
 def test_a_wrong_activation_shows_in_the_first_block(true: str, wrong: str, tower: str, request: Any):
@@ -295,14 +294,7 @@ def test_a_reference_of_other_shapes_says_which(gelu: Case):
 
 
 @pytest.mark.usefixtures("reference_here")
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        ["ViT-B-32", "coca_ViT-B-32"],
-        keep=["ViT-B-32"],
-        guard="verification/test_verify.py::test_a_resized_and_saved_model_against_open_clip",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(["ViT-B-32", "coca_ViT-B-32"], keep=["ViT-B-32"]))
 def test_a_resized_and_saved_model_against_open_clip(name: str, tmp_path: Path):
     """The reference is built by name, and so for other images than the name's."""
     arch = narrow_arch(load_arch(name))

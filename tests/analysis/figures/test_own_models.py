@@ -61,11 +61,7 @@ def points_csv(done: FigureResult) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "name",
-    mostly_long(
-        ["fig1", "fig2", "fig8", "effective_robustness"],
-        keep=["fig1", "effective_robustness"],
-        guard="analysis/figures/test_own_models.py::test_no_model_of_the_users_own_vanishes",
-    ),
+    mostly_long(["fig1", "fig2", "fig8", "effective_robustness"], keep=["fig1", "effective_robustness"]),
 )
 def test_no_model_of_the_users_own_vanishes(name, tmp_path):
     """A model that fits no group was in no figure: "0 models, missing rows: all"."""
@@ -212,7 +208,6 @@ def test_a_stated_model_is_in_its_group_and_says_so(tmp_path):
             ("fig8", "resnet"),
         ],
         keep=[("fig4", "mine"), ("fig4", "resnet")],
-        guard="analysis/figures/test_own_models.py::test_a_highlighted_model_is_a_star_with_its_name",
     ),
 )
 def test_a_highlighted_model_is_a_star_with_its_name(name, model, tmp_path):

@@ -185,14 +185,7 @@ def test_hovering_says_the_numbers_of_the_point(report: Page) -> None:
     assert report.locator("#tip").is_hidden()
 
 
-@pytest.mark.parametrize(
-    "scale",
-    mostly_long(
-        ["probit", "logit", "linear", "log"],
-        keep=["probit", "log"],
-        guard="analysis/report/test_report_page.py::test_points_stand_where_their_numbers_are",
-    ),
-)
+@pytest.mark.parametrize("scale", mostly_long(["probit", "logit", "linear", "log"], keep=["probit", "log"]))
 def test_points_stand_where_their_numbers_are(report: Page, scale: str) -> None:
     """On every scale: a point's place is linear in the coordinate of its number; and so are the ticks."""
     choose(report, "x", VAL)
@@ -239,14 +232,7 @@ def test_a_scale_that_values_cannot_have_is_linear_and_said(report: Page) -> Non
         assert "No probit scale for nll_before: its values are not fractions." in note
 
 
-@pytest.mark.parametrize(
-    "method",
-    mostly_long(
-        ["huber", "ols"],
-        keep=["huber"],
-        guard="analysis/report/test_report_page.py::test_trends_are_those_of_the_analysis",
-    ),
-)
+@pytest.mark.parametrize("method", mostly_long(["huber", "ols"], keep=["huber"]))
 def test_trends_are_those_of_the_analysis(report: Page, method: str) -> None:
     choose(report, "x", VAL)
     choose(report, "y", SKETCH)
@@ -402,12 +388,7 @@ def test_claims_open_to_their_statistics(report: Page) -> None:
     assert fold.locator("table").is_visible()
 
 
-@pytest.mark.parametrize(
-    "width",
-    mostly_long(
-        [390, 320], keep=[320], guard="analysis/report/test_report_page.py::test_a_phone_scrolls_down_only"
-    ),
-)
+@pytest.mark.parametrize("width", mostly_long([390, 320], keep=[320]))
 def test_a_phone_scrolls_down_only(browser: Browser, file: Path, width: int) -> None:
     with opened(browser, file, width, 780) as report:
         assert report.evaluate("document.documentElement.scrollWidth") == width
@@ -419,14 +400,7 @@ def test_a_phone_scrolls_down_only(browser: Browser, file: Path, width: int) -> 
         assert report.evaluate(SMALLEST) >= 12
 
 
-@pytest.mark.parametrize(
-    "scheme",
-    mostly_long(
-        ["light", "dark"],
-        keep=["dark"],
-        guard="analysis/report/test_report_page.py::test_text_stands_out_and_controls_have_names",
-    ),
-)
+@pytest.mark.parametrize("scheme", mostly_long(["light", "dark"], keep=["dark"]))
 def test_text_stands_out_and_controls_have_names(browser: Browser, file: Path, scheme: str) -> None:
     with opened(browser, file, scheme=scheme) as report:
         for fold in report.locator("#claims details").all():

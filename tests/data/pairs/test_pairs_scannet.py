@@ -140,12 +140,7 @@ WRONG: dict[str, tuple[object, str, Callable]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    mostly_long(
-        WRONG, keep=["no half pixels"], guard="data/pairs/test_pairs_scannet.py::test_a_mistake_is_seen"
-    ),
-)
+@pytest.mark.parametrize("mistake", mostly_long(WRONG, keep=["no half pixels"]))
 def test_a_mistake_is_seen(far_world, tmp_path, monkeypatch, mistake):
     owner, name, make = WRONG[mistake]
     monkeypatch.setattr(owner, name, make(getattr(owner, name)))

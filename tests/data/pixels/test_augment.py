@@ -170,12 +170,7 @@ def at_the_top(size, augmentation, rng):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    mostly_long(
-        [linear_ratio, uniform_side, swapped_sides, at_the_top],
-        keep=[uniform_side],
-        guard="data/pixels/test_augment.py::test_another_distribution_would_be_seen",
-    ),
+    "wrong", mostly_long([linear_ratio, uniform_side, swapped_sides, at_the_top], keep=[uniform_side])
 )
 def test_another_distribution_would_be_seen(wrong: Callable[..., Box]):
     size, augmentation = SIZES["wide"], BOXES["default"]
@@ -306,14 +301,7 @@ def same(batches, others) -> None:
         assert batch["text"] == other["text"]
 
 
-@pytest.mark.parametrize(
-    "workers",
-    mostly_long(
-        [0, 2],
-        keep=[2],
-        guard="data/pixels/test_augment.py::test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers",
-    ),
-)
+@pytest.mark.parametrize("workers", mostly_long([0, 2], keep=[2]))
 def test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers(tmp_path, workers):
     iterator, plain = training(workers=workers), training(threads=1)
     handler = ocp.Checkpointer(grain.checkpoint.CheckpointHandler())  # pyright: ignore

@@ -39,14 +39,7 @@ def read(manifest, **options):
         return list(iterator), iterator.skipped
 
 
-@pytest.mark.parametrize(
-    "devices",
-    mostly_long(
-        [1, 2, 4, 8],
-        keep=[2, 8],
-        guard="data/pixels/test_loader.py::test_exact_counts_for_any_n_and_device_count_with_one_compilation",
-    ),
-)
+@pytest.mark.parametrize("devices", mostly_long([1, 2, 4, 8], keep=[2, 8]))
 def test_exact_counts_for_any_n_and_device_count_with_one_compilation(devices):
     mesh = make_mesh(jax.devices()[:devices])
 
@@ -94,11 +87,7 @@ def test_given_rows_keep_their_order_and_their_padding():
 
 @pytest.mark.parametrize(
     ("threads", "workers"),
-    mostly_long(
-        [(0, 0), (4, 0), (None, 1), (None, 2), (None, 4)],
-        keep=[(0, 0), (4, 0), (None, 2)],
-        guard="data/pixels/test_loader.py::test_order_and_pixels_do_not_depend_on_threads_or_workers",
-    ),
+    mostly_long([(0, 0), (4, 0), (None, 1), (None, 2), (None, 4)], keep=[(0, 0), (4, 0), (None, 2)]),
 )
 def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers):
     manifest = memory_manifest(37, broken=[5, 20])

@@ -178,7 +178,6 @@ def mismatches(images: Images, recipe: PixelRecipe, reference: Callable[[Image],
         itertools.product(RECIPES, ("first", "last")),
         # 224 alone does not show how an odd margin is rounded.
         keep=["open_clip 224", ("open_clip 336", "first"), ("squash 224", "last"), ("longest 224", "first")],
-        guard="data/pixels/test_preprocess.py::test_generated_images_equal_open_clip",
     ),
 )
 def test_generated_images_equal_open_clip(name, rgb, generated):
@@ -232,14 +231,7 @@ def test_images_equal_timm(recipe, options, generated, photographs, cue_conflict
     assert mismatches(images, recipe, partial(timm_pixels, transform)) == []
 
 
-@pytest.mark.parametrize(
-    "resize",
-    mostly_long(
-        [224, 225, 230, 223],
-        keep=[225],
-        guard="data/pixels/test_preprocess.py::test_images_equal_transformers",
-    ),
-)
+@pytest.mark.parametrize("resize", mostly_long([224, 225, 230, 223], keep=[225]))
 def test_images_equal_transformers(resize, generated, photographs):
     """Even and odd margins on both sides; 223: of one pixel of padding, too."""
     recipe = PixelRecipe(224, resize, rgb="first", crop="floor")
@@ -274,12 +266,7 @@ class PaddedToSquare:
 
 
 @pytest.mark.parametrize(
-    ("statistics", "size"),
-    mostly_long(
-        [("openai", 336), ("inception", 384)],
-        keep=["openai"],
-        guard="data/pixels/test_preprocess.py::test_images_equal_prismatics_letterbox",
-    ),
+    ("statistics", "size"), mostly_long([("openai", 336), ("inception", 384)], keep=["openai"])
 )
 def test_images_equal_prismatics_letterbox(statistics, size, generated, photographs):
     mean, _ = STATISTICS[statistics]
@@ -317,14 +304,7 @@ def test_exif_orientation_is_not_applied():
     np.testing.assert_array_equal(to_pixels(image, recipe), reference)
 
 
-@pytest.mark.parametrize(
-    "rgb",
-    mostly_long(
-        ["first", "last"],
-        keep=["first"],
-        guard="data/pixels/test_preprocess.py::test_border_is_cut_before_everything",
-    ),
-)
+@pytest.mark.parametrize("rgb", mostly_long(["first", "last"], keep=["first"]))
 def test_border_is_cut_before_everything(rgb, generated, photographs):
     recipe = PixelRecipe(224, 224, rgb=rgb, pre_crop=2)
 
@@ -391,7 +371,6 @@ def rounded_down(length: int, size: int, _: object) -> int:
             ),
         ],
         keep=[("_offset", rounded_down)],
-        guard="data/pixels/test_preprocess.py::test_rounding_is_seen",
     ),
     ids=["offset rounded down", "padding on the near side", "long side rounded"],
 )

@@ -264,7 +264,6 @@ def mistakes(folders: Path, name: str, texts: list[str], reference: dict[str, np
             ("xlm_roberta", {"special": {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 0, "<mask>": 1201}}),
         ],
         keep=["roberta"],
-        guard="data/text/test_tokenizers_hf.py::test_wrong_special_ids_are_seen",
     ),
 )
 def test_wrong_special_ids_are_seen(name, changes, folders, texts, reference, monkeypatch):
@@ -293,11 +292,7 @@ WRONG_CLEANING = [
 
 @pytest.mark.parametrize(
     ("name", "clean", "mutant"),
-    mostly_long(
-        WRONG_CLEANING,
-        keep=[WRONG_CLEANING[0], WRONG_CLEANING[4]],
-        guard="data/text/test_tokenizers_hf.py::test_wrong_cleaning_is_seen",
-    ),
+    mostly_long(WRONG_CLEANING, keep=[WRONG_CLEANING[0], WRONG_CLEANING[4]]),
     ids=[
         *(
             "no canonicalize",

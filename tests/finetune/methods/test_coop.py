@@ -172,7 +172,6 @@ def test_twenty_steps_equal_pytorch(pair: tuple[Any, Model], labels: np.ndarray,
             {"logit_scale": False},
         ],
         keep=[{"weight_decay": 0.0}, {"cosine": "step"}],
-        guard="finetune/methods/test_coop.py::test_a_mistake_would_show",
     ),
     ids=lambda mistake: next(iter(mistake)),
 )

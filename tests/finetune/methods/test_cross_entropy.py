@@ -227,14 +227,7 @@ def test_a_vision_transformer_follows_torch(vit: Case, vit_ours: Found) -> None:
     assert max(distances.values()) <= 1, distances
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    mostly_long(
-        MISTAKES,
-        keep=["no decay"],
-        guard="finetune/methods/test_cross_entropy.py::test_a_wrong_optimizer_is_seen",
-    ),
-)
+@pytest.mark.parametrize("mistake", mostly_long(MISTAKES, keep=["no decay"]))
 def test_a_wrong_optimizer_is_seen(mistake: str, vit: Case, vit_ours: Found) -> None:
     """PyTorch's, by ten times the tolerance."""
     optimizer = dataclasses.replace(vit.setup.recipe.optimizer, **MISTAKES[mistake])

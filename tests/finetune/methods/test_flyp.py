@@ -229,7 +229,6 @@ def rms(x: np.ndarray) -> float:
             ({"normalize": False}, 1),
         ],
         keep=[({"normalize": False}, 1)],
-        guard="finetune/methods/test_flyp.py::test_a_mistake_is_seen",
     ),
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

@@ -312,12 +312,7 @@ def likes(epoch: int, seen: list[Params]) -> Callable[[Params, ValidationSplit],
     return accuracy
 
 
-@pytest.mark.parametrize(
-    "on_disk",
-    mostly_long(
-        [True, False], keep=[True], guard="finetune/training/test_loop.py::test_the_best_epoch_is_chosen"
-    ),
-)
+@pytest.mark.parametrize("on_disk", mostly_long([True, False], keep=[True]))
 def test_the_best_epoch_is_chosen(tmp_path: Path, on_disk: bool) -> None:
     """Epochs of 5 steps; the run is stopped in the second one where it can go on."""
     setup = tiny_setup(tmp_path if on_disk else None, EPOCHS, devices=2, every=3)

@@ -41,12 +41,7 @@ def saved(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    mostly_long(
-        [(signal.SIGTERM, 75), (signal.SIGINT, 130)],
-        keep=[signal.SIGTERM],
-        guard="finetune/training/test_preemption.py::test_a_signal_ends_the_step_and_the_run_goes_on",
-    ),
+    ("number", "code"), mostly_long([(signal.SIGTERM, 75), (signal.SIGINT, 130)], keep=[signal.SIGTERM])
 )
 def test_a_signal_ends_the_step_and_the_run_goes_on(
     tmp_path: Path, handlers: list[int], number: signal.Signals, code: int

@@ -113,14 +113,7 @@ SIMULATED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "n", "of"),
-    mostly_long(
-        SIMULATED,
-        keep=["like the helpers"],
-        guard="metrics/uncertainty/test_difference_estimator.py::test_intervals_cover_and_are_not_wider",
-    ),
-)
+@pytest.mark.parametrize(("name", "n", "of"), mostly_long(SIMULATED, keep=["like the helpers"]))
 def test_intervals_cover_and_are_not_wider(name, n, of):
     """Of 150 draws, .95 - 3.4 standard errors; without the missed image a copy's cover .84."""
     found = simulated(WORLDS[name], n, of, 150, np.random.default_rng(0))

@@ -107,14 +107,7 @@ class _Tensor:
         return self.array.copy() if out is None else np.copyto(out, self.array) or out
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        ["EVA01-g-14", "EVA02-B-16", "EVA02-E-14"],
-        keep=["EVA02-B-16"],
-        guard="models/families/test_eva.py::test_dense_features_are_timms_intermediates",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(["EVA01-g-14", "EVA02-B-16", "EVA02-E-14"], keep=["EVA02-B-16"]))
 def test_dense_features_are_timms_intermediates(name: str):
     arch, theirs, params = narrow_pair(name)
     pixels = images(arch.vision.image_size, 2, 5)
@@ -134,14 +127,7 @@ def test_dense_features_are_timms_intermediates(name: str):
 # ------------------------------------------------------------------------------------------- the tower
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        ["EVA01-g-14", "EVA02-B-16", "EVA02-E-14"],
-        keep=["EVA02-E-14"],
-        guard="models/families/test_eva.py::test_bfloat16_is_near",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(["EVA01-g-14", "EVA02-B-16", "EVA02-E-14"], keep=["EVA02-E-14"]))
 def test_bfloat16_is_near(name: str):
     arch, _, params = narrow_pair(name)
     pixels = jnp.asarray(images(arch.vision.image_size, 2, 5))

@@ -82,12 +82,7 @@ def torch_vit(config: ViTConfig) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "activation",
-    mostly_long(
-        ["gelu", "gelu_tanh", "quick_gelu"],
-        keep=["gelu_tanh", "quick_gelu"],
-        guard="models/families/test_families.py::test_vit",
-    ),
+    "activation", mostly_long(["gelu", "gelu_tanh", "quick_gelu"], keep=["gelu_tanh", "quick_gelu"])
 )
 def test_vit(activation: Any) -> None:
     config = dataclasses.replace(VIT, activation=activation)
@@ -101,7 +96,6 @@ def test_vit(activation: Any) -> None:
     mostly_long(
         [{"activation": "gelu"}, {"activation": "gelu_tanh"}, {"ln_eps": 1e-6}, {"heads": 2}],
         keep=[{"ln_eps": 1e-6}],
-        guard="models/families/test_families.py::test_a_wrong_number_in_a_vit_is_seen",
     ),
 )
 def test_a_wrong_number_in_a_vit_is_seen(mutation: dict[str, Any]) -> None:
@@ -186,14 +180,7 @@ def test_modified_resnet() -> None:
     assert error(ours, run(tower, pixels(RESNET.image_size))) < 2 * TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    mostly_long(
-        [{"bn_eps": 1e-6}, {"heads": 4}],
-        keep=[{"bn_eps": 1e-6}],
-        guard="models/families/test_families.py::test_a_wrong_number_in_a_resnet_is_seen",
-    ),
-)
+@pytest.mark.parametrize("mutation", mostly_long([{"bn_eps": 1e-6}, {"heads": 4}], keep=[{"bn_eps": 1e-6}]))
 def test_a_wrong_number_in_a_resnet_is_seen(mutation: dict[str, Any]) -> None:
     tower = torch_resnet(RESNET)
     config = dataclasses.replace(RESNET, **mutation)
@@ -206,9 +193,7 @@ def lite0() -> Any:
     return weights.randomised(timm.create_model("tf_efficientnet_lite0"))
 
 
-@pytest.mark.parametrize(
-    "size", mostly_long([64, 75], keep=[75], guard="models/families/test_families.py::test_mbconv")
-)
+@pytest.mark.parametrize("size", mostly_long([64, 75], keep=[75]))
 def test_mbconv(lite0: Any, size: int) -> None:
     """75 is odd at every stride but the first: TensorFlow's padding is then symmetric, at 64 it is not."""
     arch = load_arch("tf_efficientnet_lite0")

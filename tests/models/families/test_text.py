@@ -58,7 +58,6 @@ def test_equals_open_clip(tower: nn.Module):
     mostly_long(
         [{"causal": True}, {"pooling": "argmax"}, {"ln_eps": 1e-5}, {"activation": "gelu_tanh"}],
         keep=[{"pooling": "argmax"}],
-        guard="models/families/test_text.py::test_a_wrong_flag_is_seen",
     ),
     ids=lambda m: next(iter(m)),
 )

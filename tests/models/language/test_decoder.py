@@ -82,12 +82,7 @@ WRONG_RECORDS = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes"),
-    mostly_long(
-        WRONG_RECORDS,
-        keep=[WRONG_RECORDS[0], WRONG_RECORDS[4]],
-        guard="models/language/test_decoder.py::test_a_wrong_record_is_seen",
-    ),
+    ("kind", "changes"), mostly_long(WRONG_RECORDS, keep=[WRONG_RECORDS[0], WRONG_RECORDS[4]])
 )
 def test_a_wrong_record_is_seen(kind: str, changes: dict[str, Any]) -> None:
     assert case(kind).errors(**changes)["logits"] > 1e-3
@@ -126,14 +121,7 @@ WRONG_PARTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    mostly_long(
-        WRONG_PARTS,
-        keep=[WRONG_PARTS[1]],
-        guard="models/language/test_decoder.py::test_a_wrong_part_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("name", "wrong"), mostly_long(WRONG_PARTS, keep=[WRONG_PARTS[1]]))
 def test_a_wrong_part_is_seen(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer, name, wrong)
     assert case("GROUPED").errors()["logits"] > 1e-3
@@ -208,12 +196,7 @@ def test_fast_is_near() -> None:
     assert 1e-4 < subject.error(logits, subject.stages["logits"]) < 0.05
 
 
-@pytest.mark.parametrize(
-    "kv_heads",
-    mostly_long(
-        [4, 2], keep=[2], guard="models/language/test_decoder.py::test_one_query_fills_a_tile_on_a_tpu"
-    ),
-)
+@pytest.mark.parametrize("kv_heads", mostly_long([4, 2], keep=[2]))
 def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
     """Its products have eight rows, and the result is the other platforms'."""
     keys = iter(jax.random.split(jax.random.key(0), 3))
@@ -229,14 +212,7 @@ def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
     np.testing.assert_allclose(np.asarray(ours), np.asarray(plain), atol=0.02)
 
 
-@pytest.mark.parametrize(
-    ("kv_heads", "joined"),
-    mostly_long(
-        [(4, 4), (4, 2), (2, 2)],
-        keep=[(4, 2)],
-        guard="models/language/test_decoder.py::test_key_heads_side_by_side_are_attended_to_as_apart",
-    ),
-)
+@pytest.mark.parametrize(("kv_heads", "joined"), mostly_long([(4, 4), (4, 2), (2, 2)], keep=[(4, 2)]))
 def test_key_heads_side_by_side_are_attended_to_as_apart(kv_heads: int, joined: int) -> None:
     """In float32; the product of a block has the rows of all its heads."""
     keys = iter(jax.random.split(jax.random.key(0), 3))

@@ -115,9 +115,7 @@ def logits_error(kind: str) -> float:
 @pytest.mark.parametrize(
     "kind",
     mostly_long(
-        ["LLAMA", "GROUPED", "MISTRAL", "GROUPED-joined"],
-        keep=["LLAMA", "MISTRAL", "GROUPED-joined"],
-        guard="models/language/test_generation.py::test_every_step_is_transformers",
+        ["LLAMA", "GROUPED", "MISTRAL", "GROUPED-joined"], keep=["LLAMA", "MISTRAL", "GROUPED-joined"]
     ),
 )
 def test_every_step_is_transformers(kind: str) -> None:
@@ -133,11 +131,7 @@ WRONG_STEPS = [
 
 @pytest.mark.parametrize(
     ("owner", "name", "wrong"),
-    mostly_long(
-        WRONG_STEPS,
-        keep=[WRONG_STEPS[2]],
-        guard="models/language/test_generation.py::test_a_wrong_step_is_seen",
-    ),
+    mostly_long(WRONG_STEPS, keep=[WRONG_STEPS[2]]),
     ids=["offset", "padded", "overwritten"],
 )
 def test_a_wrong_step_is_seen(owner: Any, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,14 +24,7 @@ from tests.models._modes import mode_of
         *((6, 7, 1, "depthwise symmetric"), (7, 2, 1, "depthwise tf_same"), (5, 3, 1, "depthwise none")),
     ],
 )
-@pytest.mark.parametrize(
-    "dtype",
-    mostly_long(
-        [jnp.float32, jnp.bfloat16],
-        keep=[jnp.float32],
-        guard="models/modules/test_pointwise_gradients.py::test_gradients_are_xlas_and_the_forward_pass_is_the_same",
-    ),
-)
+@pytest.mark.parametrize("dtype", mostly_long([jnp.float32, jnp.bfloat16], keep=[jnp.float32]))
 def test_gradients_are_xlas_and_the_forward_pass_is_the_same(
     side: int, kernel: int, stride: int, padding: Any, dtype: Any
 ) -> None:

@@ -32,11 +32,7 @@ def test_the_index_is_timms(height: int, width: int) -> None:
 
 @pytest.mark.parametrize(
     ("parts", "lanes"),  # lanes of a TPU's form: both heads together, each alone
-    mostly_long(
-        itertools.product([1, 3], [None, 128, 5]),
-        keep=[(3, None), (3, 128), (3, 5)],
-        guard="models/modules/test_relative_position.py::test_attention_with_a_bias",
-    ),
+    mostly_long(itertools.product([1, 3], [None, 128, 5]), keep=[(3, None), (3, 128), (3, 5)]),
 )
 def test_attention_with_a_bias(parts: int, lanes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (normal(6, 2, 4, 5, seed=seed) for seed in range(3))

@@ -151,11 +151,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(
     ("mistake", "stage"),
-    mostly_long(
-        MISTAKES,
-        keep=[MISTAKES[0], MISTAKES[3], MISTAKES[5]],
-        guard="verification/crosscheck/test_crosscheck.py::test_a_mistake_in_the_card_is_named_at_its_stage",
-    ),
+    mostly_long(MISTAKES, keep=[MISTAKES[0], MISTAKES[3], MISTAKES[5]]),
     ids=["interpolation", "squash", "mean", "activation", "text activation", "scale"],
 )
 def test_a_mistake_in_the_card_is_named_at_its_stage(
@@ -365,11 +361,7 @@ def command(*arguments: object) -> Any:
 
 @pytest.mark.parametrize(
     "apart",
-    mostly_long(
-        [False, True],
-        keep=[False],
-        guard="verification/crosscheck/test_crosscheck.py::test_the_command_on_real_weights_and_photographs",
-    ),
+    mostly_long([False, True], keep=[False]),
     ids=["timm in this process", "timm in its own process"],
 )
 def test_the_command_on_real_weights_and_photographs(

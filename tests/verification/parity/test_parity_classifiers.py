@@ -82,14 +82,7 @@ def test_gradients_are_torchs(family: str) -> None:
     assert worst(gradient_errors(timm_case(SHOWN[family].kinds[-1])).values()) <= 1e-4
 
 
-@pytest.mark.parametrize(
-    "family",
-    mostly_long(
-        SHOWN,
-        keep=["densenet", "regnet"],
-        guard="verification/parity/test_parity_classifiers.py::test_other_sizes_and_dense_features",
-    ),
-)
+@pytest.mark.parametrize("family", mostly_long(SHOWN, keep=["densenet", "regnet"]))
 def test_other_sizes_and_dense_features(family: str) -> None:
     shown = SHOWN[family]
     case = timm_case(shown.kinds[0])

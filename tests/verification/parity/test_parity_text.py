@@ -328,7 +328,6 @@ def test_nothing_wrong_nothing_seen(each: Case):
             (ROBERTA, {"pad_id": 0}, "text.embed"),
             (ROBERTA, {"activation": "gelu_tanh"}, "text.blocks.0"),
         ],
-        guard="verification/parity/test_parity_text.py::test_another_flag_is_seen",
     ),
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any], seen: str):
@@ -405,11 +404,7 @@ OTHER_ROBERTAS = [
 
 @pytest.mark.parametrize(
     ("where", "name", "wrong", "seen"),
-    mostly_long(
-        OTHER_ROBERTAS,
-        keep=[OTHER_ROBERTAS[1]],
-        guard="verification/parity/test_parity_text.py::test_another_roberta_is_seen",
-    ),
+    mostly_long(OTHER_ROBERTAS, keep=[OTHER_ROBERTAS[1]]),
     ids=["pre-norm", "padding attended", "padding pooled", "first token", "tanh GELU", "QuickGELU"],
 )
 def test_another_roberta_is_seen(

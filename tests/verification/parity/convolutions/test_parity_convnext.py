@@ -67,12 +67,7 @@ def assert_same(report: verify.VerificationReport, blocks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        KINDS,
-        keep=["convnext_base_w", "convnext_xxlarge-in1k", "convnextv2_base-in1k-384"],
-        guard="verification/parity/convolutions/test_parity_convnext.py::test_every_stage",
-    ),
+    "name", mostly_long(KINDS, keep=["convnext_base_w", "convnext_xxlarge-in1k", "convnextv2_base-in1k-384"])
 )
 def test_every_stage(name: str):
     report = narrow_case(name).compare()
@@ -159,14 +154,7 @@ def test_every_tensor_and_every_eps_moves_the_features():
 # -------------------------------------------------------------------------------------- what is wrong
 
 
-@pytest.mark.parametrize(
-    "activation",
-    mostly_long(
-        ["gelu_tanh", "quick_gelu"],
-        keep=["gelu_tanh"],
-        guard="verification/parity/convolutions/test_parity_convnext.py::test_another_activation_is_seen",
-    ),
-)
+@pytest.mark.parametrize("activation", mostly_long(["gelu_tanh", "quick_gelu"], keep=["gelu_tanh"]))
 def test_another_activation_is_seen(activation: Any):
     case = narrow_case("convnext_base-in1k")
     assert case.first_difference(until="stages.0.0", activation=activation) == "vision.stages.0.0"
@@ -174,11 +162,7 @@ def test_another_activation_is_seen(activation: Any):
 
 @pytest.mark.parametrize(
     ("name", "eps"),
-    mostly_long(
-        [("convnext_base-in1k", 1e-5), ("convnext_xxlarge-in1k", 1e-6)],
-        keep=["convnext_base-in1k"],
-        guard="verification/parity/convolutions/test_parity_convnext.py::test_another_eps_is_seen",
-    ),
+    mostly_long([("convnext_base-in1k", 1e-5), ("convnext_xxlarge-in1k", 1e-6)], keep=["convnext_base-in1k"]),
 )
 def test_another_eps_is_seen(name: str, eps: float):
     assert narrow_case(name).first_difference(until="stem", ln_eps=eps) == "vision.stem"
@@ -212,14 +196,7 @@ RESPONSE_NORMS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    mostly_long(
-        RESPONSE_NORMS,
-        keep=[RESPONSE_NORMS[3]],
-        guard="verification/parity/convolutions/test_parity_convnext.py::test_another_response_norm_is_seen",
-    ),
-)
+@pytest.mark.parametrize("wrong", mostly_long(RESPONSE_NORMS, keep=[RESPONSE_NORMS[3]]))
 def test_another_response_norm_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch):
     def norm(self: Any, x: Array, axis: Any = (1, 2)) -> Array:
         return jnp.sqrt(jnp.square(x).sum(axis, keepdims=True))

@@ -39,14 +39,7 @@ def test_names_of_torchvisions_files() -> None:
 # --- mutations ---
 
 
-@pytest.mark.parametrize(
-    "eps",
-    mostly_long(
-        [1e-3, 1e-6],
-        keep=[1e-3],
-        guard="verification/parity/convolutions/test_parity_densenet.py::test_another_eps_is_seen",
-    ),
-)
+@pytest.mark.parametrize("eps", mostly_long([1e-3, 1e-6], keep=[1e-3]))
 def test_another_eps_is_seen(eps: float) -> None:
     assert timm_case("densenet121").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
@@ -98,14 +91,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("owner", "attribute", "wrong", "seen"),
-    mostly_long(
-        MISTAKES,
-        keep=[MISTAKES[2]],
-        guard="verification/parity/convolutions/test_parity_densenet.py::test_a_mistake_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("owner", "attribute", "wrong", "seen"), mostly_long(MISTAKES, keep=[MISTAKES[2]]))
 def test_a_mistake_is_seen(
     owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

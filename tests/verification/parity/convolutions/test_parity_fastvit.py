@@ -122,7 +122,6 @@ def unmixed(call: Wrong) -> Wrong:
             (maps.SqueezeExcite, with_attributes(activation=layers.ACTIVATIONS["gelu"]), "stages.2.0"),
         ],
         keep=[fastvit.RepMixerBlock],
-        guard="verification/parity/convolutions/test_parity_fastvit.py::test_a_mistake_is_seen",
     ),
 )
 def test_a_mistake_is_seen(owner: Any, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,14 +38,7 @@ def short_case(name: str, stages: int) -> Case:
     return case_of(arch, build_model(name, "timm", arch_to_dict(arch)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        [B1, V2, MOBILE, V3],
-        keep=[V2, V3],
-        guard="verification/parity/convolutions/test_parity_mbconv.py::test_every_stage",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long([B1, V2, MOBILE, V3], keep=[V2, V3]))
 def test_every_stage(name: str) -> None:
     assert_same(timm_case(name).compare(), "vision.stem")
 
@@ -247,26 +240,14 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "stage"),
-    mostly_long(
-        RECORDS,
-        keep=[RECORDS[0], RECORDS[3]],
-        guard="verification/parity/convolutions/test_parity_mbconv.py::test_a_wrong_record_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("change", "stage"), mostly_long(RECORDS, keep=[RECORDS[0], RECORDS[3]]))
 def test_a_wrong_record_is_seen(change: dict[str, Any], stage: str) -> None:
     case = short_case("tf_efficientnet_b0", 2)
     assert case.first_difference(until=stage, **change) == f"vision.{stage}"
 
 
 @pytest.mark.parametrize(
-    "change",
-    mostly_long(
-        [{"activation": "relu"}, {"gate": "hard_sigmoid"}],
-        keep=[{"gate": "hard_sigmoid"}],
-        guard="verification/parity/convolutions/test_parity_mbconv.py::test_a_wrong_squeeze_is_seen",
-    ),
+    "change", mostly_long([{"activation": "relu"}, {"gate": "hard_sigmoid"}], keep=[{"gate": "hard_sigmoid"}])
 )
 def test_a_wrong_squeeze_is_seen(change: dict[str, Any]) -> None:
     case = short_case("tf_efficientnet_b0", 2)

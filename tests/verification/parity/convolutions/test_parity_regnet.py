@@ -21,14 +21,7 @@ from clipjax.models.modules import convolutions, layers, maps, pools
 # --- mutations ---
 
 
-@pytest.mark.parametrize(
-    "eps",
-    mostly_long(
-        [1e-3, 1e-6],
-        keep=[1e-3],
-        guard="verification/parity/convolutions/test_parity_regnet.py::test_another_eps_is_seen",
-    ),
-)
+@pytest.mark.parametrize("eps", mostly_long([1e-3, 1e-6], keep=[1e-3]))
 def test_another_eps_is_seen(eps: float) -> None:
     assert timm_case("regnety_016").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
@@ -78,14 +71,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("owner", "wrong", "seen"),
-    mostly_long(
-        MISTAKES,
-        keep=[MISTAKES[0], MISTAKES[5]],
-        guard="verification/parity/convolutions/test_parity_regnet.py::test_a_mistake_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("owner", "wrong", "seen"), mostly_long(MISTAKES, keep=[MISTAKES[0], MISTAKES[5]]))
 def test_a_mistake_is_seen(owner: Any, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = timm_case("regnety_016")
     assert seen_with(case, monkeypatch, seen, (owner, "__call__", wrong)) == f"vision.{seen}"

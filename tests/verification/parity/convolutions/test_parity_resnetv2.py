@@ -116,11 +116,7 @@ FLAGS = [
 
 @pytest.mark.parametrize(
     ("change", "seen"),
-    mostly_long(
-        FLAGS,
-        keep=[FLAGS[0], FLAGS[3]],
-        guard="verification/parity/convolutions/test_parity_resnetv2.py::test_another_flag_is_seen",
-    ),
+    mostly_long(FLAGS, keep=[FLAGS[0], FLAGS[3]]),
     ids=ids(FLAGS),
 )
 def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
@@ -151,7 +147,6 @@ def added_to_the_deviation(kernel: Any, eps: float) -> Any:
     mostly_long(
         [unbiased, by_input, not_centred, added_to_the_deviation, lambda kernel, eps: kernel],
         keep=[not_centred],
-        guard="verification/parity/convolutions/test_parity_resnetv2.py::test_another_standardisation_is_seen",
     ),
 )
 def test_another_standardisation_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,11 +191,7 @@ BLOCKS = [
 
 @pytest.mark.parametrize(
     ("place", "name", "wrong", "seen"),
-    mostly_long(
-        BLOCKS,
-        keep=[BLOCKS[0]],
-        guard="verification/parity/convolutions/test_parity_resnetv2.py::test_another_block_is_seen",
-    ),
+    mostly_long(BLOCKS, keep=[BLOCKS[0]]),
     ids=["stride in the 1x1", "shortcut of x", "identity of the norm", "interleaved groups"],
 )
 def test_another_block_is_seen(

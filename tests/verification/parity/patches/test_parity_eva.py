@@ -202,7 +202,6 @@ def test_nothing_wrong_nothing_seen(name: str):
             ("EVA02-B-16", {"rope_grid": 14}),
             ("EVA02-L-14-336", {"rope_grid": 3}),
         ],
-        guard="verification/parity/patches/test_parity_eva.py::test_another_flag_is_seen",
     ),
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any]):
@@ -218,14 +217,7 @@ def without(params: Any, part: str) -> Any:
 INNER_NORMS = [("attn_norm", "blocks/attn/ln"), ("mlp_norm", "blocks/mlp/ln")]
 
 
-@pytest.mark.parametrize(
-    ("flag", "part"),
-    mostly_long(
-        INNER_NORMS,
-        keep=[INNER_NORMS[1]],
-        guard="verification/parity/patches/test_parity_eva.py::test_a_dropped_inner_norm_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("flag", "part"), mostly_long(INNER_NORMS, keep=[INNER_NORMS[1]]))
 def test_a_dropped_inner_norm_is_seen(flag: str, part: str):
     case = narrow_case("EVA02-B-16")
     assert (
@@ -312,9 +304,7 @@ def class_token_counted(table: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "change",
     mostly_long(
-        [axes_swapped, axes_interleaved, class_token_turned, class_token_counted],
-        keep=[axes_swapped],
-        guard="verification/parity/patches/test_parity_eva.py::test_other_rotary_tables_are_seen",
+        [axes_swapped, axes_interleaved, class_token_turned, class_token_counted], keep=[axes_swapped]
     ),
     ids=lambda f: f.__name__,
 )
@@ -341,11 +331,7 @@ ROTATIONS = [
 
 @pytest.mark.parametrize(
     ("function", "wrong"),
-    mostly_long(
-        ROTATIONS,
-        keep=[ROTATIONS[1]],
-        guard="verification/parity/patches/test_parity_eva.py::test_another_rotation_is_seen",
-    ),
+    mostly_long(ROTATIONS, keep=[ROTATIONS[1]]),
     ids=["pairs", "sine_for_cosine", "direction", "temperature"],
 )
 def test_another_rotation_is_seen(function: str, wrong: Any, monkeypatch: pytest.MonkeyPatch):

@@ -172,14 +172,7 @@ def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], mess
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        KINDS,
-        keep=[GMLP],
-        guard="verification/parity/patches/test_parity_mixer.py::test_every_tensor_moves_the_features",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(KINDS, keep=[GMLP]))
 def test_every_tensor_moves_the_features(name: str):
     own = case(name)
     moved = {}
@@ -233,14 +226,7 @@ FLAGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    mostly_long(
-        FLAGS,
-        keep=[FLAGS[0], FLAGS[5], FLAGS[8]],
-        guard="verification/parity/patches/test_parity_mixer.py::test_another_flag_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("name", "change"), mostly_long(FLAGS, keep=[FLAGS[0], FLAGS[5], FLAGS[8]]))
 def test_another_flag_is_seen(name: str, change: dict[str, Any]):
     assert case(name).first_difference(until="blocks.0", **change) == "vision.blocks.0"
 
@@ -302,14 +288,7 @@ def test_other_params_are_seen(name: str, change: Any):
     assert own.difference_of(changed(own.params, change)) == "vision.blocks.0"
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        KINDS,
-        keep=[GMLP],
-        guard="verification/parity/patches/test_parity_mixer.py::test_tokens_column_by_column_are_seen",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long(KINDS, keep=[GMLP]))
 def test_tokens_column_by_column_are_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     # Stages have the tokens of either order: block 0 differs because the matrices over tokens do not.
     rows = mixer.tokens_first
@@ -317,14 +296,7 @@ def test_tokens_column_by_column_are_seen(name: str, monkeypatch: pytest.MonkeyP
     assert case(name).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        [MIXER, GMIXER, GMLP],
-        keep=[MIXER],
-        guard="verification/parity/patches/test_parity_mixer.py::test_the_mean_before_the_norm_is_seen",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long([MIXER, GMIXER, GMLP], keep=[MIXER]))
 def test_the_mean_before_the_norm_is_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mixer.Mixer, "pooled", lambda tower, x: tower.ln_post(x.mean(axis=0)))
     assert case(name).first_difference() == "vision.pooled"

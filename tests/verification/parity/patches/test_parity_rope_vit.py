@@ -145,7 +145,6 @@ def test_every_eps_moves_the_features(name: str, norms: int):
             (DINO, {"ln_eps": 1e-6}, "blocks.0"),
             (GATED, {"activation": "gelu"}, "blocks.0"),
         ],
-        guard="verification/parity/patches/test_parity_rope_vit.py::test_another_flag_is_seen",
     ),
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any], seen: str | None):
@@ -194,14 +193,7 @@ def test_a_swapped_gate_is_seen():
     assert case(GATED).difference_of(nest(swapped)) == "vision.blocks.0"
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        [PE, DINO],
-        keep=[PE],
-        guard="verification/parity/patches/test_parity_rope_vit.py::test_swapped_axes_are_seen",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long([PE, DINO], keep=[PE]))
 def test_swapped_axes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     right = rope_vit._grid
     monkeypatch.setattr(rope_vit, "_grid", lambda *sides: right(*sides)[..., ::-1])
@@ -218,11 +210,7 @@ def mean_of_all(tower: Any, x: Any) -> Any:
 
 @pytest.mark.parametrize(
     "pooled",
-    mostly_long(
-        [class_token, mean_of_all],
-        keep=[class_token],
-        guard="verification/parity/patches/test_parity_rope_vit.py::test_another_pooling_is_seen",
-    ),
+    mostly_long([class_token, mean_of_all], keep=[class_token]),
     ids=lambda f: f.__name__,
 )
 def test_another_pooling_is_seen(pooled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):

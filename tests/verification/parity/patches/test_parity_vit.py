@@ -150,14 +150,7 @@ def test_a_checkpoint_of_another_kind_is_refused():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        [B16, DEIT, DINO, SIGLIP, COCA],
-        keep=[COCA],
-        guard="verification/parity/patches/test_parity_vit.py::test_every_tensor_moves_the_features",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long([B16, DEIT, DINO, SIGLIP, COCA], keep=[COCA]))
 def test_every_tensor_moves_the_features(name: str):
     own = case(name)
     tensors = {key: x for key, x in own.tower.state_dict().items() if not key.startswith("head.")}
@@ -172,14 +165,7 @@ def test_every_tensor_moves_the_features(name: str):
     assert own.movement() == 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_long(
-        [B16, DEIT, DINO, SIGLIP, COCA],
-        keep=[COCA],
-        guard="verification/parity/patches/test_parity_vit.py::test_every_eps_moves_the_features",
-    ),
-)
+@pytest.mark.parametrize("name", mostly_long([B16, DEIT, DINO, SIGLIP, COCA], keep=[COCA]))
 def test_every_eps_moves_the_features(name: str):
     own = case(name)
     moved = {}
@@ -227,7 +213,6 @@ def test_nothing_wrong_nothing_seen(name: str):
             (H14, {"heads": 4}, "blocks.0"),
             (COCA, {"pool_heads": 4}, "pooled"),
         ],
-        guard="verification/parity/patches/test_parity_vit.py::test_another_flag_is_seen",
     ),
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any], seen: str):
@@ -301,7 +286,6 @@ OTHER_PARAMS = [
         OTHER_PARAMS,
         # Each of the others compiles a program.
         keep=[OTHER_PARAMS[0], OTHER_PARAMS[4], *(each for each in OTHER_PARAMS if not each[2])],
-        guard="verification/parity/patches/test_parity_vit.py::test_other_params_are_seen",
     ),
 )
 def test_other_params_are_seen(name: str, change: Any, vision: dict[str, Any], seen: str):
@@ -339,14 +323,7 @@ POOLINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "pooled"),
-    mostly_long(
-        POOLINGS,
-        keep=[POOLINGS[1]],
-        guard="verification/parity/patches/test_parity_vit.py::test_another_pooling_is_seen",
-    ),
-)
+@pytest.mark.parametrize(("name", "pooled"), mostly_long(POOLINGS, keep=[POOLINGS[1]]))
 def test_another_pooling_is_seen(name: str, pooled: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vit.VisionTransformer, "pooled", pooled)
     assert case(name).first_difference() == "vision.pooled"
