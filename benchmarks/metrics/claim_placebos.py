@@ -240,7 +240,7 @@ def book(columns: Sequence[str], side: str, unit: str = "run") -> Ledger:
 
 
 def rows_of(models: dict[str, list[Row]], sides: Groups, planted: float = 0.0) -> list[Any]:
-    """Their rows, with the side as a fact; `planted` is added to the first side's accuracies on V2."""
+    """Both sides' rows, with the side as a fact. `planted` is added to the first side's accuracies on V2."""
     return [
         {
             **row,

@@ -87,7 +87,7 @@ class DemoFile:
 
     @property
     def prompts(self) -> list[str]:
-        """Beside the cards' own."""
+        """Prompt sets of all runs, in addition to the cards' own."""
         return list(dict.fromkeys(name for run in self.runs for name in run.prompts))
 
 

@@ -113,7 +113,7 @@ def gpu_table(
 def _programs(
     ids: Sequence[str], parts: Sequence[str], precisions: Sequence[Precision]
 ) -> Iterator[GpuProgram]:
-    """Lazily: to trace a step takes seconds."""
+    """Yields programs one by one, because tracing a step takes seconds."""
     towers = [part for part in parts if part not in aot_training.STEPS]
     found = aot.programs(ids, towers=towers, precisions=precisions)
     steps = [(abstract_model(name), step) for name in ids for step in parts if step in aot_training.STEPS]

@@ -1,7 +1,7 @@
-"""Which server and which model: what the server says of itself, without its address.
+"""Which server and which model: what the server states about itself, without its address.
 
-    vLLM, SGLang, llama.cpp and Ollama name themselves in `owned_by` of /v1/models; what more each tells is at
-    a path of its own. None of it proves the weights, but for Ollama's digest.
+    vLLM, SGLang, llama.cpp and Ollama name themselves in `owned_by` of /v1/models; each has a path of its own
+    for more. Only Ollama's digest proves the weights.
 
 Read in vLLM 0.33.0, SGLang 0.5.23 and Ollama (2026-08-21); llama.cpp was tried.
 """
@@ -35,7 +35,7 @@ class ServerIdentity:
         quantisation: of the weights ("Q4_1").
         digest: of the weights.
         facts: what else tells models of one name apart: sizes, the digest of the chat template.
-        slots: how many requests it works on at once, where it says so; no part of the identity.
+        slots: the number of requests it works on at once, if it states one; not a part of the identity.
     """
 
     kind: str

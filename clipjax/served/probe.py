@@ -59,7 +59,7 @@ class ServerProbe:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same request has equal answers, to the last digit."""
+        """Whether the same request gets the same answer again, to the last digit."""
         return _equal(self.first, self.again)
 
     @property
@@ -89,9 +89,9 @@ def picture(k: int) -> bytes:
 
 
 def probe(asker: Asker, pace: Pace) -> ServerProbe:
-    """Find out what a server gives, by a request for each of `ORDER`, or a few more where it refuses some.
+    """Find out what a server gives: one request for each of `ORDER`, and a few more if it refuses some.
 
-    Raises DataError: the model takes no pictures, or they change nothing; the server answers nothing.
+    Raises DataError if the model takes no pictures, pictures change nothing, or the server does not answer.
     """
     first = _first(asker, pace)
     replies = [first, *(_ask(asker, pace, k, first.top is not None) for k in ORDER[1:])]
@@ -127,7 +127,7 @@ def _equal(one: Reply, other: Reply) -> bool:
 
 
 def _likelihood(asker: Asker, pace: Pace) -> tuple[tuple[float, int], ...] | None:
-    """That of the option "red"; None where the server gives none."""
+    """The log-probability of the option "red"; None if the server gives none."""
     if asker.identity.kind not in KINDS:
         return None
     asked = ChatRequest(picture(0), QUESTION, 1, False, option="red")

@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 class StoredReplies:
-    """The answers about images, by their number; in memory alone without a store.
+    """The answers about images, by the images' numbers. Without a store they are only in memory.
 
-    A context: within it no other process removes the entry.
+    Use it in a `with` block: inside, no other process removes the entry.
 
     Args:
         key: everything that the answers depend on.
@@ -56,7 +56,7 @@ class StoredReplies:
 
     @property
     def probe(self) -> ServerProbe | None:
-        """That of the run that began the entry."""
+        """The probe of the run that began the entry; None without one."""
         replies = self._kept.get(_PROBE)
         return None if replies is None else ServerProbe(*replies)
 

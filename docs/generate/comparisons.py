@@ -14,7 +14,7 @@ def comparisons_part() -> str:
 
 
 def _headlines(task: Task) -> str:
-    """Each with what is tested where a run lacks it."""
+    """Each headline metric, and the metric that replaces it if a run lacks it."""
     return ", ".join(" else ".join(map(code, names)) for names in task.headlines) or "all metrics"
 
 

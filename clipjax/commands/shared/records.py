@@ -209,6 +209,6 @@ def _as_written(name: str, hint: Any) -> str:
 
 @functools.cache
 def _fields(record: type) -> list[tuple[dataclasses.Field[Any], Any, FieldsOf | None]]:
-    """Each with its annotation, and where its options come from if it is more than one option."""
+    """Each field with its annotation, and the source of its options if it stands for several."""
     hints = get_type_hints(record, include_extras=True)
     return [(field, hints[field.name], _source(hints[field.name])) for field in dataclasses.fields(record)]
