@@ -17,30 +17,26 @@ here the next epoch fills it: a few steps more.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
-from clipjax.data.pixels.normalize import normalize
-from clipjax.devices.platforms import chip_of, platform_of
+from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DATA, batch_sharding
 from clipjax.errors import UsageError
 from clipjax.finetune import outcome
 from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
 from clipjax.finetune.data.splits import Split
+from clipjax.finetune.frozen_tower import FrozenTower, frozen_tower
 from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, feature_batch, image_batch
 from clipjax.finetune.training.losses import accuracy, cross_entropy, unit_norm
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
 from clipjax.heads.adapters.coop import ContextPrompts, CoOp, by_length, class_features, class_prompts
-from clipjax.models.network import Network
-from clipjax.models.precision import Precision
 from clipjax.storage.digests import sha256_json
 
 OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
@@ -130,79 +126,57 @@ class CoOpLoss:
     """Cross-entropy of exp(logit_scale) * cosine on {"features" float32 [B,E], "label" int32 [B]}.
 
     Attributes:
+        tower: makes the features from "pixels" uint8 [B,S,S,3] if the recipe augments.
         digest: of the prompts, which it compares by.
         groups: rows of prompts of similar length, encoded together.
-        images: the mean and std of "pixels" uint8 [B,S,S,3], which replace the features; None: features.
     """
 
-    network: Network
+    tower: FrozenTower
     prompts: ContextPrompts = field(compare=False)
     digest: str
     groups: tuple[tuple[int, ...], ...]
-    images: tuple[tuple[float, float, float], tuple[float, float, float]] | None
-    precision: Precision
     remat: bool
-    mesh: Mesh
 
     def __call__(self, params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        cosines = jnp.matmul(
-            unit_norm(self._images(params, batch)), unit_norm(self._texts(params)).T, precision="highest"
-        )
+        images = self.tower.features(params, batch)
+        cosines = jnp.matmul(unit_norm(images), unit_norm(self._texts(params)).T, precision="highest")
         logits = jnp.exp(params["logit_scale"]) * cosines
         value = cross_entropy(logits, batch["label"])
         return value, Aux({"accuracy": accuracy(logits, batch["label"])}, {})
-
-    def _images(self, params: Params, batch: Mapping[str, Array]) -> Array:
-        if self.images is None:
-            return batch["features"]
-        platform = platform_of(self.mesh)
-        pixels = normalize(batch["pixels"], *self.images, platform)
-        features = self.network.encode_image(
-            params,
-            pixels,
-            precision=self.precision,
-            platform=platform,
-            devices=self.mesh.size,
-            chip=chip_of(self.mesh),
-        )
-        return jax.lax.stop_gradient(features)
 
     def _texts(self, params: Params) -> Array:
         order = np.argsort(np.concatenate(self.groups))
         return jnp.concatenate([self._texts_of(params, np.asarray(rows)) for rows in self.groups])[order]
 
     def _texts_of(self, params: Params, rows: np.ndarray) -> Array:
+        mesh = self.tower.mesh
         # Repeat the last prompt until the devices can share them evenly: each encodes its part.
-        padded = np.pad(rows, (0, -len(rows) % self.mesh.shape[DATA]), mode="edge")
+        padded = np.pad(rows, (0, -len(rows) % mesh.shape[DATA]), mode="edge")
         context = params["context"] if params["context"].ndim == 2 else params["context"][padded]
         features = class_features(
-            self.network,
+            self.tower.network,
             params,
             self.prompts.rows(padded),
             context,
-            precision=self.precision,
+            precision=self.tower.precision,
             remat=self.remat,
-            platform=platform_of(self.mesh),
-            put=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(self.mesh)),
+            platform=platform_of(mesh),
+            put=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
         )
         return features[: len(rows)]
 
 
 def coop_loss(setup: Setup, size: int) -> Loss:
     """The loss with `size` context vectors; of pixels where the recipe augments."""
-    model, recipe, options = setup.model, setup.recipe, setup.options
-    preprocess = model.card.preprocess
+    model, options = setup.model, setup.options
     names = setup.train.label_space.classes
     prompts = class_prompts(model, names, size, options["position"], csc=options["csc"])
     return CoOpLoss(
-        network=model.network,
+        tower=frozen_tower(setup),
         prompts=prompts,
         digest=sha256_json([np.asarray(part).tolist() for part in prompts]),
         groups=tuple(tuple(rows.tolist()) for rows in by_length(prompts, LEAST_SAVED)),
-        images=None if recipe.augmentation is None else (preprocess.mean, preprocess.std),
-        precision=recipe.precision,
-        remat=recipe.remat,
-        mesh=setup.settings.mesh,
+        remat=setup.recipe.remat,
     )
 
 

@@ -10,19 +10,16 @@ Difference: the reference ends an epoch with a smaller batch; here batches conti
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
-from clipjax.data.pixels.normalize import normalize
-from clipjax.devices.platforms import chip_of, platform_of
 from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
 from clipjax.finetune.data.splits import ValidationSplit
+from clipjax.finetune.frozen_tower import FrozenTower, frozen_tower
 from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.method import (
     Method,
@@ -49,8 +46,6 @@ from clipjax.finetune.training.trees import Params
 from clipjax.heads.adapters.tip_adapter import with_cache
 from clipjax.heads.head import Head
 from clipjax.metrics.cache import affinities
-from clipjax.models.network import Network
-from clipjax.models.precision import Precision
 
 KEYS = "cache/keys"
 
@@ -112,52 +107,31 @@ class TipLoss:
     """Cross-entropy on {"features" float32 [B,D], "label" int32 [B]}.
 
     Attributes:
+        tower: makes the features from "pixels" uint8 [B,S,S,3] if the recipe augments.
         values: the class of each key.
-        images: the mean and std of "pixels" uint8 [B,S,S,3], which replace the features; None: features.
         classes: their number.
     """
 
-    network: Network
+    tower: FrozenTower
     values: tuple[int, ...]
-    images: tuple[tuple[float, float, float], tuple[float, float, float]] | None
-    precision: Precision
-    mesh: Mesh
     alpha: float
     beta: float
     classes: int
 
     def __call__(self, params: Params, batch: dict[str, Array], key: Any) -> tuple[Array, Aux]:
-        features = jax.lax.stop_gradient(unit_norm(self._features(params, batch)))
+        features = jax.lax.stop_gradient(unit_norm(self.tower.features(params, batch)))
         keys, values = params["cache"]["keys"], np.asarray(self.values, np.int32)
         cache = affinities(features, keys, values, self.beta, num_classes=self.classes)
         logits = head_logits(params["head"], features, normalize=False) + np.float32(self.alpha) * cache
         value = cross_entropy(logits, batch["label"])
         return value, Aux({"accuracy": accuracy(logits, batch["label"])}, {})
 
-    def _features(self, params: Params, batch: Mapping[str, Array]) -> Array:
-        if self.images is None:
-            return batch["features"]
-        platform = platform_of(self.mesh)
-        pixels = normalize(batch["pixels"], *self.images, platform)
-        return self.network.encode_image(
-            params,
-            pixels,
-            precision=self.precision,
-            platform=platform,
-            devices=self.mesh.size,
-            chip=chip_of(self.mesh),
-        )
-
 
 def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
     """The loss with keys of these classes, int32 [N]; of pixels where the recipe augments."""
-    recipe, preprocess = setup.recipe, setup.model.card.preprocess
     return TipLoss(
-        network=setup.model.network,
+        tower=frozen_tower(setup),
         values=tuple(values.tolist()),
-        images=None if recipe.augmentation is None else (preprocess.mean, preprocess.std),
-        precision=recipe.precision,
-        mesh=setup.settings.mesh,
         alpha=setup.options["alpha"],
         beta=setup.options["beta"],
         classes=len(setup.train.label_space),
