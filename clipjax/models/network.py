@@ -26,6 +26,7 @@ from clipjax.guards import known_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.chunks import LARGEST_BYTES, chunk_bytes, in_chunks
 from clipjax.models.cut import any_cut
+from clipjax.models.modules.binding import prepare
 from clipjax.models.modules.forms import form
 from clipjax.models.param_tree import (
     Params,
@@ -44,6 +45,7 @@ from clipjax.models.training import Attends, Mode, Training, running, statistics
 Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
 
+_MANY = 32  # examples on a device for which it pays to read and write all weights once more
 _SMALLEST = 32  # pixels: the stride of the last stage of most nets
 
 
@@ -441,6 +443,8 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         module = self._tower(tower, self._checked(tower, params), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
+            if len(inputs) >= _MANY * mode.devices:
+                prepare(module)
             if not capture and self._in_chunks(tower, params[tower], precision, mode):
                 stages = {}
                 features = in_chunks(lambda some: module(some, False)[0], inputs, mode)

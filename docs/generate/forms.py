@@ -28,6 +28,13 @@ MEANINGS: dict[str, tuple[str, dict[str, str]]] = {
             "two_reads": "Computes the mean first, then the variance around it.",
         },
     ),
+    "normed_products": (
+        "products that read a LayerNorm in a block of a ViT or a text tower",
+        {
+            "folded": "The weights have the norm's params; the result is divided by the deviation.",
+            "apart": "They read what the norm returns.",
+        },
+    ),
     "gelu": (
         "GELU",
         {

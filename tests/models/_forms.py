@@ -36,6 +36,7 @@ from clipjax.models.text_ids import Rest
 from clipjax.models.training import Training
 
 RECORD = Path(__file__).parent / "forms.csv"
+EXAMPLES = 32  # of features, steps and texts: some forms are of many examples
 WITH_BFLOAT16 = "cpu_bfloat16"
 PLATFORMS = ("cpu", WITH_BFLOAT16, "gpu", "tpu")
 COLUMNS = ("arch", "pass", "layer", "kind", *PLATFORMS)
@@ -54,7 +55,7 @@ def passes(network: Network, platform: str, precision: Precision) -> Iterator[Pa
     arch, params = network.arch, network.abstract_params(precision)
     where: Any = {"precision": precision, "platform": platform}
     size = arch.vision.image_size
-    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((EXAMPLES, size, size, 3), jnp.float32)
     yield "features", partial(network.encode_image, **where), (params, images)
     depth: Any = family_of(arch.vision).depth
     layers = (0, depth(arch.vision) - 1)
@@ -71,7 +72,7 @@ def passes(network: Network, platform: str, precision: Precision) -> Iterator[Pa
 def of_texts(network: Network, params: Any, where: Any, training: Any) -> Iterator[Pass]:
     text, precision = network.arch.text, where["precision"]
     assert text is not None
-    ids = jax.ShapeDtypeStruct((2, text.context_length), jnp.int32)
+    ids = jax.ShapeDtypeStruct((EXAMPLES, text.context_length), jnp.int32)
     yield "texts", partial(network.encode_text, **where), (params, ids)
     yield "text training", partial(network.train_text, **training), (params, ids)
     if network.shares_beginnings:

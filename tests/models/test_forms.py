@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,33 @@ def test_fast_agrees_with_parity_in_both_forms(monkeypatch: pytest.MonkeyPatch) 
     without, with_products = (features("fast", host) for host in (False, True))
     for fast in (without, with_products):
         assert float((fast * parity).sum(axis=-1).min()) > 0.999
+
+
+def test_many_examples_read_products_with_a_norm_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(narrow_arch(load_arch("ViT-B-32")))
+    side, folded = network.arch.vision.image_size, ("Block", "normed_products", "folded")
+    keys = iter(jax.random.split(jax.random.key(0), 99))
+
+    def uneven(path: Any, leaf: jax.Array) -> jax.Array:
+        norm = "ln_" in jax.tree_util.keystr(path)
+        return leaf + 0.5 * jax.random.normal(next(keys), leaf.shape) if norm else leaf
+
+    params = {"vision": jax.tree.map_with_path(uneven, network.init_params(next(keys))["vision"])}
+    images = jax.random.normal(next(keys), (32, side, side, 3))
+
+    def run(params: Any, images: jax.Array, precision: Any = "fast", devices: int = 1) -> jax.Array:
+        return network.encode_image(params, images, precision=precision, platform="tpu", devices=devices)
+
+    def taken(run: Any, examples: int) -> int:
+        return _forms.taken(run, (params, images[:examples]), monkeypatch)[folded]
+
+    assert [taken(run, 31), taken(run, 32)] == [0, 2]
+    assert taken(partial(run, devices=2), 32) == 0
+    assert taken(partial(run, precision="parity"), 32) == 0
+    ours, exact = (
+        unit_norm(jax.jit(partial(run, precision=each))(params, images)) for each in ("fast", "parity")
+    )
+    assert float((ours * exact).sum(axis=-1).min()) > 0.999
 
 
 def test_cpu_options_are_for_products_of_float32(

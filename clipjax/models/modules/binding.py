@@ -27,6 +27,9 @@ class Layer(nnx.Module):
             )
         return self._mode
 
+    def prepare(self) -> None:
+        """Computes, of the params, what a pass of many examples computes once: before its loops."""
+
 
 def inference_mode(platform: str | None) -> Mode:
     """The mode of layers outside a tower, such as a decoder's: no training, one device."""
@@ -56,3 +59,10 @@ def bind(module: M, mode: Mode) -> M:
         if isinstance(each, Layer):
             each._mode = mode
     return module
+
+
+def prepare(tower: nnx.Module) -> None:
+    """`Layer.prepare` of each layer of a bound tower."""
+    for _, each in list(nnx.iter_modules(tower)):
+        if isinstance(each, Layer):
+            each.prepare()

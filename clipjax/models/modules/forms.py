@@ -63,6 +63,7 @@ FORMS: dict[str, dict[str, When]] = {
         "plain": ALWAYS,
     },
     "norm": {"one_read": FAST_ON_TPU, "two_reads": ALWAYS},
+    "normed_products": {"folded": FAST_ON_TPU_INFERENCE, "apart": ALWAYS},
     "gelu": {"tanh": FAST_ON_TPU, "erf": ALWAYS},
     "mlp": {"products_apart": FAST_ON_TPU_INFERENCE, "plain": ALWAYS},
     # attention.py, relative_position.py, windows.py

@@ -14,8 +14,10 @@ from flax import nnx
 from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
+from clipjax.models.cut import Cut
 from clipjax.models.modules import attention, convolutions, layers, pools
 from clipjax.models.training import Mode, Training
+from clipjax.models.unstacked import Unstacked
 from tests.models._modes import INFERENCE, bound, mode_of
 
 TPU = mode_of(platform="tpu")
@@ -134,6 +136,79 @@ def test_where_an_mlp_keeps_its_products_apart(rows: int, dtype: Any, mode: Mode
     cast = nnx.merge(nnx.graphdef(mlp), jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(mlp)))
     program = str(jax.make_jaxpr(lambda x: cast(x))(jax.ShapeDtypeStruct((rows, 2), dtype)))
     assert ("optimization_barrier" in program) == apart
+
+
+def norm_and_products(mode: Mode, dtype: Any = jnp.bfloat16) -> tuple[Any, list[Any]]:
+    """Three norms of 64 channels, stacked, and two products that read each, one of them without a bias."""
+    norm = layers.LayerNorm(64, eps=1e-5)
+    norm.scale.set_value(jnp.asarray(1 + 0.5 * normal(3, 64), dtype))
+    norm.bias.set_value(jnp.asarray(normal(3, 64), dtype))
+    products = [layers.Linear(64, 40, use_bias=bias, rngs=nnx.Rngs(0)) for bias in (True, False)]
+    for each in products:
+        each.kernel.set_value(jnp.asarray(normal(3, 64, 40) / 8, dtype))
+        if each.bias is not None:
+            each.bias.set_value(jnp.asarray(normal(3, 40), dtype))
+    return bound(norm, mode), [bound(each, mode) for each in products]
+
+
+@pytest.mark.parametrize(("mean", "times"), [(0.0, 1.1), (30.0, 2.0)])
+def test_products_with_a_norm_in_them(mean: float, times: float) -> None:
+    """Nearly as near to exact results, of rows before rounding, as products that read the norm."""
+    wide = normal(3, 200, 64) + np.float32(mean)
+    x = jnp.asarray(wide, jnp.bfloat16)
+    norm, products = norm_and_products(TPU)
+
+    def run(norm: Any, products: list[Any]) -> list[np.ndarray]:
+        def block(x: jax.Array, norm: Any, products: list[Any]) -> list[jax.Array]:
+            return [each(norm.for_products(x)) for each in products]
+
+        return [np.asarray(y, np.float64) for y in jax.vmap(block)(x, norm, products)]
+
+    apart, exact = run(norm, products), []
+    centred = wide - wide.mean(axis=-1, keepdims=True, dtype=np.float64)
+    normed = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + norm.eps)
+    scale, shift = (np.asarray(param[...], np.float64)[:, None] for param in (norm.scale, norm.bias))
+    for each in products:
+        bias = 0 if each.bias is None else np.asarray(each.bias[...], np.float64)[:, None]
+        exact.append((normed * scale + shift) @ np.asarray(each.kernel[...], np.float64) + bias)
+
+    layers.fold(norm, products)
+    assert norm.folded
+    for ours, other, right in zip(run(norm, products), apart, exact, strict=True):
+        off, off_apart = (np.sqrt(np.square(y - right).mean()) for y in (ours, other))
+        assert off < times * off_apart
+    with pytest.raises(AssertionError, match="call for_products"):
+        norm(x[0])
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "folded"),
+    [
+        (TPU, jnp.bfloat16, True),
+        (TPU, jnp.float32, False),
+        (INFERENCE, jnp.bfloat16, False),
+        (mode_of(platform="gpu"), jnp.bfloat16, False),
+        (mode_of(platform="cpu", float32_products=True), jnp.bfloat16, False),
+        (mode_of(Training(), "tpu"), jnp.bfloat16, False),
+    ],
+)
+def test_where_products_have_the_norm(mode: Mode, dtype: Any, folded: bool) -> None:
+    norm, products = norm_and_products(mode, dtype)
+    before = jax.tree.map(jnp.copy, [nnx.state(each) for each in products])
+    layers.fold(norm, products)
+    assert norm.folded == folded
+    if not folded:
+        jax.tree.map(np.testing.assert_array_equal, before, [nnx.state(each) for each in products])
+
+
+@pytest.mark.parametrize("kind", [Cut, Unstacked])
+def test_params_that_are_no_arrays_keep_their_norm(kind: Any) -> None:
+    norm, products = norm_and_products(TPU)
+    kernel = products[1].kernel[...]
+    parts = Cut(kernel, -1, 2, "data") if kind is Cut else Unstacked(tuple(kernel))
+    products[1] = nnx.merge(nnx.graphdef(products[1]), {"kernel": parts})
+    layers.fold(norm, products)
+    assert not norm.folded
 
 
 @pytest.mark.parametrize("causal", [False, True])
