@@ -45,7 +45,7 @@ from clipjax.models.training import Attends, Mode, Training, running, statistics
 Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
 
-_MANY = 32  # examples on a device for which it pays to read and write all weights once more
+_MANY = 32  # images on a device for which it pays to read and write all weights once more; texts got slower
 _SMALLEST = 32  # pixels: the stride of the last stage of most nets
 
 
@@ -443,7 +443,7 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         module = self._tower(tower, self._checked(tower, params), precision, mode)
         with jax.default_matmul_precision(MATMUL[precision]):
-            if len(inputs) >= _MANY * mode.devices:
+            if tower == "vision" and len(inputs) >= _MANY * mode.devices:
                 prepare(module)
             if not capture and self._in_chunks(tower, params[tower], precision, mode):
                 stages = {}

@@ -29,7 +29,7 @@ MEANINGS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "normed_products": (
-        "products that read a LayerNorm in a block of a ViT or a text tower",
+        "products that read a LayerNorm in a block of a ViT",
         {
             "folded": "The weights have the norm's params; the result is divided by the deviation.",
             "apart": "They read what the norm returns.",
