@@ -37,7 +37,7 @@ from benchmarks.gpu_cases import CASES, Case, Request
 
 SCRIPTS = {
     "clipjax": "gpu_clipjax.py",
-    "written out": "gpu_clipjax.py",
+    "other form": "gpu_clipjax.py",
     "eager": "gpu_torch.py",
     "compiled": "gpu_torch.py",
 }
@@ -80,7 +80,7 @@ def main(
 def plan(only: list[str], done: set[tuple[str, ...]]) -> list[tuple[Case, Any, str]]:
     """What is to be measured, in order: what compiles longest comes last."""
     passes: list[tuple[Any, list[str]]] = [
-        ("bfloat16", ["eager", "clipjax", "written out"]),  # eager writes what clipjax compares itself with
+        ("bfloat16", ["eager", "clipjax", "other form"]),  # eager writes what clipjax compares itself with
         ("float32", ["eager", "clipjax"]),
         ("bfloat16", ["compiled"]),
         ("float32", ["compiled"]),
@@ -91,7 +91,7 @@ def plan(only: list[str], done: set[tuple[str, ...]]) -> list[tuple[Case, Any, s
         for case in CASES
         for side in sides
         if not (case.kind == "files" and side == "compiled")  # bound by its decoders
-        if case.attends or side != "written out"
+        if case.other_form or side != "other form"
     ]
     return [
         each

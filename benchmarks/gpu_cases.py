@@ -44,6 +44,10 @@ SMOLLM2: dict[str, Any] = {
     "tied": True,
 }
 
+# How an arch's name begins -> (layer, form) of models/modules/forms.py, in which clipjax is measured once
+# more: a GPU takes another.
+OTHER_FORMS = {"ViT": ("attention", "divided_result"), "convnext": ("depthwise", "frequencies")}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -56,9 +60,10 @@ class Case:
     method: str = ""
 
     @property
-    def attends(self) -> bool:
-        """Whether it is a ViT's tower or step, which also runs with attention written out."""
-        return self.kind in ("tower", "step") and self.arch.startswith("ViT")
+    def other_form(self) -> tuple[str, str] | None:
+        """Of `OTHER_FORMS`; None: it has no second row of clipjax."""
+        found = [form for start, form in OTHER_FORMS.items() if self.arch.startswith(start)]
+        return found[0] if found and self.kind in ("tower", "step") else None
 
 
 CASES = [
@@ -82,7 +87,7 @@ class Request:
     """One row of one side. small: narrow models and little data, to see whether it runs.
 
     Attributes:
-        side: "clipjax", "written out" (clipjax without cuDNN's attention), "eager" or "compiled".
+        side: "clipjax", "other form" (clipjax in the case's other form), "eager" or "compiled".
         device: as torch names it.
         folder: for weights and images, made by the first who needs them.
     """

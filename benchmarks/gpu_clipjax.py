@@ -1,7 +1,6 @@
 """clipjax's side of gpu.py, in a process without torch.
 
-gpu.py sets XLA_PYTHON_CLIENT_PREALLOCATE, so that JAX takes memory only as it needs it: torch's process uses
-the same GPU.
+JAX takes memory as it needs it (gpu.py sets XLA_PYTHON_CLIENT_PREALLOCATE): torch's process has the same GPU.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -24,29 +22,29 @@ def answer(request: Request) -> dict[str, Any]:
 
     try:
         device = jax.devices()[0]
-    except (RuntimeError, AssertionError) as error:  # the device's platform is not installed
+    except (RuntimeError, AssertionError) as error:  # of a platform that is not installed
         raise ImportError(f"JAX has no {request.device} device: {error}") from None
     kind = request.case.kind
     measure = {"tower": tower, "step": step, "files": files, "decode": decode}[kind]
-    with contextlib.nullcontext() if request.side == "clipjax" else written_out():
+    other = request.case.other_form if request.side == "other form" else None
+    with taking(*other) if other else contextlib.nullcontext():
         result = measure(request)
     jax.clear_caches()
     gc.collect()
     return {"device": device.device_kind, "versions": {"jax": jax.__version__}, **result}
 
 
-@contextlib.contextmanager
-def written_out() -> Iterator[None]:
-    """Turns off cuDNN's attention kernel inside the `with` block."""
-    from clipjax.models.modules import attention
+def taking(layer: str, name: str) -> contextlib.AbstractContextManager[Any]:
+    """Inside, the layer takes this form wherever its shapes allow it."""
+    from clipjax.models.modules.forms import ALWAYS, FORMS
 
-    with mock.patch.object(attention, "can_fuse", return_value=False):
-        yield
+    first = {name: ALWAYS}  # of the forms that fit the first is taken
+    return mock.patch.dict(FORMS[layer], first | {**FORMS[layer], **first}, clear=True)
 
 
 @functools.cache
 def model_of(case: Case, folder: str, small: bool) -> Any:
-    """A model with the weights that torch's side has written, or with random ones if it has written none."""
+    """With torch's weights where its side has written them, otherwise with its own."""
     import jax
 
     import clipjax
@@ -61,7 +59,7 @@ def model_of(case: Case, folder: str, small: bool) -> Any:
 
 
 def of(request: Request) -> Any:
-    """The model of a request. All cases of one architecture share it."""
+    """One model for all cases of its architecture."""
     return model_of(Case("", "tower", request.case.arch, 0), request.folder, request.small)
 
 
@@ -82,14 +80,14 @@ def tower(request: Request) -> dict[str, Any]:
     images = jax.device_put(gpu_cases.images_of(network.arch.vision.image_size, request.batch))
     encode = jax.jit(forward, compiler_options=network.compiler_options("vision", profile))
     result = gpu_cases.timed(lambda: encode(params, images), jax.block_until_ready)
-    # Traced without a platform: cuDNN's kernel would hide attention's products from the count.
+    # Of no platform: a product inside cuDNN's kernel is none of the program's.
     plain = functools.partial(network.encode_image, precision=profile)
     flops = product_flops(jax.make_jaxpr(plain)(params, images).jaxpr)
     return {**result, "work": request.batch, "flops": flops, **checked(request, encode(params, images))}
 
 
 def checked(request: Request, features: Any) -> dict[str, Any]:
-    """The largest difference from torch's features of the first images. Raises ValueError if too large."""
+    """The largest difference from torch's features of the first images. Raises ValueError for a large one."""
     if not request.features.exists():
         return {}
     theirs = np.load(request.features)
@@ -162,7 +160,7 @@ def decode(request: Request) -> dict[str, Any]:
 
 
 def drawn(path: Any, leaf: Any, dtype: Any) -> Any:
-    """Random weights. Norms are 1; all layers share one drawn array, to save memory."""
+    """Norms are 1; every layer has the same values, whose memory is drawn once."""
     import jax
     import jax.numpy as jnp
 
@@ -173,7 +171,7 @@ def drawn(path: Any, leaf: Any, dtype: Any) -> Any:
 
 
 def read_bytes(config: Any, params: Any, request: Request) -> int:
-    """Bytes that a step must read: the weights without an untied embedding table, and a half-filled cache."""
+    """What a step must read: the weights, but only rows of an untied table, and the cache, halfway filled."""
     import jax
 
     leaves = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

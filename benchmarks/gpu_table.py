@@ -20,10 +20,10 @@ DOCS, PEAKS = gpu_cases.ROOT / "docs", gpu_cases.ROOT / "configs" / "gpus.toml"
 RECORD, PAGE = DOCS / "hardware" / "gpu.json", DOCS / "hardware" / "gpu.md"
 BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
 NOTHING = "**Not measured:** no table has been made yet.\n"
-SIDES = ("clipjax", "written out", "eager", "compiled")
+SIDES = ("clipjax", "other form", "eager", "compiled")
 TITLES = (
-    *("case", "precision", "batch", "clipjax a second", "attention written out", "eager", "compiled"),
-    *("clipjax / written out", "clipjax / eager", "clipjax / compiled"),
+    *("case", "precision", "batch", "clipjax a second", "in its other form", "eager", "compiled"),
+    *("clipjax / other form", "clipjax / eager", "clipjax / compiled"),
     *("first call of clipjax", "of compiled"),
 )
 

@@ -27,7 +27,7 @@ from clipjax.estimates.aot import Executable, TowerRow
 from clipjax.estimates.flops import forward_of, product_flops
 from clipjax.estimates.gpu_targets import Gpu, answers_of, gpu_mesh, load_gpus, use_gpu_compiler
 from clipjax.estimates.hlo import PRODUCTS, CompiledProgram, Instruction
-from clipjax.estimates.traffic import arrays, moved_bytes
+from clipjax.estimates.traffic import arrays, moved_bytes, passes_bytes
 from clipjax.finetune.dry_run import abstract_model, abstract_step
 from clipjax.guards import known_name
 from clipjax.models.precision import Precision
@@ -35,11 +35,11 @@ from clipjax.models.precision import Precision
 PARTS = ("vision", "text", *aot_training.STEPS)
 BATCH = 256  # examples of a tower; of a step `aot_training.BATCH`
 
-_OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
+OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 # A guessed tile of Triton's may not fit what is fused with a product, as a transposition of 257 tokens.
 # Autotuning would drop the tile.
 _UNTILED = "Couldn't find output tile sizes"
-_WITHOUT_TRITON: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
+WITHOUT_TRITON: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LIBRARY_PRODUCTS = ("__cublas$", "__cudnn$conv")
 _HIGHEST = re.compile(r'operand_precision=\{highest,highest\}|"operand_precision":\["HIGHEST","HIGHEST"\]')
@@ -54,11 +54,14 @@ class GpuExecutable(Executable):
         custom_calls: calls of libraries, by name; one inside a loop counts once.
         scores_bytes: of the largest array of attention's scores [batch, heads, queries, keys] in memory; 0:
             none.
+        passes_bytes: the part of `moved_bytes` of operations that hold no product and call no library; None
+            in records made without it.
     """
 
     moved_bytes: int
     custom_calls: dict[str, int]
     scores_bytes: int
+    passes_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,11 +176,11 @@ def compile_for(
         return read_executable(compiled, batch, seconds, shapes)
 
     try:
-        return aot.fitting(lowered, gpu.memory_bytes, read, _OPTIONS)
+        return aot.fitting(lowered, gpu.memory_bytes, read, OPTIONS)
     except jax.errors.JaxRuntimeError as error:
         if _UNTILED not in str(error):
             raise
-    return aot.fitting(lowered, gpu.memory_bytes, read, _OPTIONS | _WITHOUT_TRITON)
+    return aot.fitting(lowered, gpu.memory_bytes, read, OPTIONS | WITHOUT_TRITON)
 
 
 def _row(program: GpuProgram, gpu: Gpu, start: int) -> TowerRow:
@@ -214,6 +217,7 @@ def read_executable(
         "moved_bytes": moved_bytes(program),
         "custom_calls": dict(Counter(target[1] for target in targets if target)),
         "scores_bytes": max(scores, default=0),
+        "passes_bytes": passes_bytes(program),
     }
     return GpuExecutable(**facts)
 

@@ -34,14 +34,15 @@ def table_cells(row: TowerRow) -> tuple[str, ...]:
 def gpu_titles() -> tuple[str, ...]:
     return (
         *("model", "tower", "precision", "GPU", "compiles", "GFLOP an example", "batch", "arguments (MB)"),
-        *("temporaries (MB)", "moved (GB)", "scores (MB)", "calls of libraries", "HIGHEST of products"),
+        *("temporaries (MB)", "moved (GB)", "by passes (GB)", "scores (MB)", "calls of libraries"),
+        "HIGHEST of products",
     )
 
 
 def gpu_cells(row: TowerRow) -> tuple[str, ...]:
     facts = (row.model, row.tower, row.precision, row.chip)
     if not isinstance(row.executable, GpuExecutable):
-        return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 7)
+        return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 8)
     program = row.executable
     return (
         *facts,
@@ -51,6 +52,7 @@ def gpu_cells(row: TowerRow) -> tuple[str, ...]:
         f"{program.argument_bytes / 1e6:.0f}",
         f"{program.temporary_bytes / 1e6:.0f}",
         f"{program.moved_bytes / 1e9:.1f}",
+        "-" if program.passes_bytes is None else f"{program.passes_bytes / 1e9:.1f}",
         f"{program.scores_bytes / 1e6:.0f}" if program.scores_bytes else "none",
         ", ".join(f"{count} {name}" for name, count in program.custom_calls.items()) or "0",
         f"{program.highest} of {program.products}",

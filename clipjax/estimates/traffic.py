@@ -6,9 +6,9 @@ caches here: a result that the next operation finds in one counts as written and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from clipjax.estimates.hlo import CompiledProgram, Computation, Instruction, branches, called
+from clipjax.estimates.hlo import PRODUCTS, CompiledProgram, Computation, Instruction, branches, called
 
 # Names for values and for parts of them.
 _NAMES = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", ""})
@@ -18,12 +18,29 @@ _PICKS = frozenset({"dynamic-slice", "slice", "gather"})
 _WRITES = "dynamic-update-slice"  # in place
 
 
-def moved_bytes(program: CompiledProgram) -> int:
+Counts = Callable[[Instruction], bool]
+
+
+def moved_bytes(program: CompiledProgram, counts: Counts = lambda each: True) -> int:
     """One device's bytes; a loop's body counts as often as it runs, of branches only the costliest.
+
+    Args:
+        counts: whether an operation or a fusion counts.
 
     Raises ValueError for a loop of unknown length.
     """
-    return _of(program, program.entry)
+    return _of(program, program.entry, counts)
+
+
+def passes_bytes(program: CompiledProgram) -> int:
+    """`moved_bytes` of passes: operations that hold no product and call no library."""
+    return moved_bytes(program, lambda each: each.opcode != "custom-call" and not _multiplies(program, each))
+
+
+def _multiplies(program: CompiledProgram, each: Instruction) -> bool:
+    """Whether it is a product, or a fusion with one inside."""
+    inside = (program.computations[name].instructions.values() for name in called(each))
+    return each.opcode in PRODUCTS or any(_multiplies(program, part) for parts in inside for part in parts)
 
 
 def arrays(program: CompiledProgram) -> Iterator[Instruction]:
@@ -41,18 +58,20 @@ def arrays(program: CompiledProgram) -> Iterator[Instruction]:
                 yield each
 
 
-def _of(program: CompiledProgram, name: str) -> int:
+def _of(program: CompiledProgram, name: str, counts: Counts) -> int:
     computation = program.computations[name]
-    return sum(_moved(program, computation, each) for each in computation.instructions.values())
+    return sum(_moved(program, computation, each, counts) for each in computation.instructions.values())
 
 
-def _moved(program: CompiledProgram, computation: Computation, each: Instruction) -> int:
+def _moved(program: CompiledProgram, computation: Computation, each: Instruction, counts: Counts) -> int:
     if each.opcode in _NAMES or each.opcode.endswith("-done"):
         return 0
     if each.opcode in _CONTAINERS:
-        inside = sum(_of(program, name) for name in called(each))
-        inside += max((_of(program, name) for name in branches(each)), default=0)
+        inside = sum(_of(program, name, counts) for name in called(each))
+        inside += max((_of(program, name, counts) for name in branches(each)), default=0)
         return inside * program.trips(each) if each.opcode == "while" else inside
+    if not counts(each):
+        return 0
     if each.opcode == "fusion":
         fused = program.computations[called(each)[0]]
         read = sum(_read(program, fused, name) for name in _parameters(fused).values())

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import gpu, gpu_cases, gpu_clipjax, gpu_table
+from clipjax.models.modules import convolutions
+from clipjax.models.modules.forms import FORMS, form
+from clipjax.models.training import Mode
 
 H100 = "NVIDIA H100 80GB HBM3"
 ONLY = ["ViT-B-32 tower", "float32"]
@@ -96,9 +100,39 @@ def test_attention_is_measured_first_and_files_last() -> None:
     assert planned[:6] == [
         f"ViT-L-14 {case}, bfloat16, {side}"
         for case in ("tower", "CE step")
-        for side in ("eager", "clipjax", "written out")
+        for side in ("eager", "clipjax", "other form")
     ]
     of_pass = [name for name in planned if "bfloat16" in name and "compiled" not in name]
     assert of_pass[-2:] == ["ViT-B-32 files, bfloat16, eager", "ViT-B-32 files, bfloat16, clipjax"]
-    assert not [name for name in planned if "written out" in name and "float32" in name]
-    assert not [name for name in planned if "written out" in name and not name.startswith("ViT")]
+    others = [name for name in planned if "other form" in name]
+    assert not [name for name in others if "float32" in name or not name.startswith(("ViT", "ConvNeXt"))]
+    assert "ConvNeXt-L tower, bfloat16, other form" in others
+    assert "ViT-B-32 files, bfloat16, other form" not in others
+
+
+@pytest.mark.parametrize(("layer", "other"), gpu_cases.OTHER_FORMS.values())
+def test_an_other_form_is_none_that_a_gpu_takes(layer: str, other: str) -> None:
+    mode, before = Mode(None, "gpu", "tokens", 1, 0.0, False), list(FORMS[layer].items())
+    assert form(layer, mode, jnp.bfloat16) != other
+    with gpu_clipjax.taking(layer, other):
+        assert form(layer, mode, jnp.bfloat16) == other
+        assert form(layer, mode, jnp.bfloat16, [name for name in FORMS[layer] if name != other]) != other
+    assert list(FORMS[layer].items()) == before
+
+
+def test_convnext_runs_by_frequencies_in_its_other_form(
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    by_frequencies = convolutions.by_frequencies
+
+    def noted(x: Any, kernel: Any) -> Any:
+        sizes.append(len(kernel))
+        return by_frequencies(x, kernel)
+
+    monkeypatch.setattr(convolutions, "by_frequencies", noted)
+    out = tmp_path / "gpu.jsonl"
+    gpu.main(["ConvNeXt-L tower", "other form"], out, device="cpu", smoke=True)
+    [row] = map(json.loads, out.read_text().splitlines())
+    assert (row["case"], row["side"], row["work"]) == ("ConvNeXt-L tower", "other form", 2)
+    assert set(sizes) == {7}

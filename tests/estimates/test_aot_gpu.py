@@ -139,6 +139,7 @@ def test_what_is_read_from_an_executable(precisions: tuple[str, str], highest: i
         moved_bytes=product + 4 * 6 * 5 * 8 + product + 4 * 6 * 5 * 8 + 9 + product + 4 * 6 * 5 * 5,
         custom_calls={"__cudnn$conv": 1, "__cublas$lt$matmul": 1},
         scores_bytes=4 * 6 * 5 * 5,
+        passes_bytes=0,
     )
     assert aot_gpu.read_executable(compiled, 2, 1.0, {(7, 7)}).scores_bytes == 0
 
@@ -178,7 +179,9 @@ def test_cells_say_what_is_not_there() -> None:
     assert gpu_cells(row)[4] == "no: not one example fits 79 GiB"
     program = GpuExecutable(2, 1, 1, {}, 2, 2, 1.0, moved_bytes=10**9, custom_calls={}, scores_bytes=0)
     whole = gpu_cells(dataclasses.replace(row, executable=program))
-    assert whole[-4:] == ("1.0", "none", "0", "2 of 2")
+    assert whole[-5:] == ("1.0", "-", "none", "0", "2 of 2")
+    program = dataclasses.replace(program, passes_bytes=5 * 10**8)
+    assert gpu_cells(dataclasses.replace(row, executable=program))[-4] == "0.5"
     assert len(gpu_cells(row)) == len(whole) == len(gpu_titles())
 
 
@@ -231,6 +234,7 @@ def test_the_kept_gpu_table_is_that_of_its_record() -> None:
             assert program.highest == (program.products if row.precision == "parity" else 0), row
         # A program reads its arguments once at least.
         assert program.moved_bytes > program.argument_bytes, row
+        assert program.moved_bytes > (program.passes_bytes or 0), row
         assert program.argument_bytes + program.temporary_bytes < H100.memory_bytes, row
 
 

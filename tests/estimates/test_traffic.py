@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipjax.estimates.hlo import CompiledProgram
-from clipjax.estimates.traffic import arrays, moved_bytes
+from clipjax.estimates.traffic import arrays, moved_bytes, passes_bytes
 
 HLO = """
 %sliced (p: f32[5,4,6], q: s32[]) -> f32[1,4,6] {
@@ -78,6 +78,52 @@ def test_bytes_of_loops_slices_and_libraries() -> None:
     rows = 2 * 4 * 3 * 8  # of a hundred three are read
     library = 3 * 4 * 3 * 8 + 16
     assert moved_bytes(CompiledProgram(HLO)) == 5 * (sliced + doubled + nested + stored) + rows + library
+
+
+EPILOGUE = """
+%product (p: bf16[4,8], q: bf16[8,6]) -> bf16[4,6] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %q = bf16[8,6]{1,0} parameter(1)
+  ROOT %d = bf16[4,6]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+%with_bias (p.1: bf16[4,8], q.1: bf16[8,6], b: bf16[6]) -> bf16[4,6] {
+  %p.1 = bf16[4,8]{1,0} parameter(0)
+  %q.1 = bf16[8,6]{1,0} parameter(1)
+  %b = bf16[6]{0} parameter(2)
+  %d.1 = bf16[4,6]{1,0} fusion(%p.1, %q.1), kind=kCustom, calls=%product
+  %rows = bf16[4,6]{1,0} broadcast(%b), dimensions={1}
+  ROOT %sum = bf16[4,6]{1,0} add(%d.1, %rows)
+}
+%bias (p.2: bf16[4,6], b.2: bf16[6]) -> bf16[4,6] {
+  %p.2 = bf16[4,6]{1,0} parameter(0)
+  %b.2 = bf16[6]{0} parameter(1)
+  %rows.2 = bf16[4,6]{1,0} broadcast(%b.2), dimensions={1}
+  ROOT %sum.2 = bf16[4,6]{1,0} add(%p.2, %rows.2)
+}
+ENTRY %main (x: bf16[4,8], w: bf16[8,6], v: bf16[6]) -> bf16[4,6] {
+  %x = bf16[4,8]{1,0} parameter(0)
+  %w = bf16[8,6]{1,0} parameter(1)
+  %v = bf16[6]{0} parameter(2)
+  LAYER
+  %call = (bf16[4,6]{1,0}, s8[9]{0}) custom-call(%y, %v), custom_call_target="__cublas$lt$matmul"
+  ROOT %z = bf16[4,6]{1,0} get-tuple-element(%call), index=0
+}
+"""
+FUSED = "%y = bf16[4,6]{1,0} fusion(%x, %w, %v), kind=kCustom, calls=%with_bias"
+APART = """%w.1 = bf16[4,6]{1,0} fusion(%x, %w), kind=kCustom, calls=%product
+  %y = bf16[4,6]{1,0} fusion(%w.1, %v), kind=kLoop, calls=%bias"""
+
+
+def test_a_bias_is_a_pass_unless_it_is_in_the_products_kernel() -> None:
+    fused, apart = (CompiledProgram(EPILOGUE.replace("LAYER", layer)) for layer in (FUSED, APART))
+    bias = 2 * (4 * 6 + 6 + 4 * 6)
+    assert (passes_bytes(fused), passes_bytes(apart)) == (0, bias)
+    assert moved_bytes(apart) - moved_bytes(fused) == 2 * 2 * 4 * 6
+
+
+def test_passes_in_a_loop_count_as_often_as_it_runs() -> None:
+    program = CompiledProgram(HLO)
+    assert passes_bytes(program) == moved_bytes(program) - (3 * 4 * 3 * 8 + 16)  # without the library
 
 
 def test_a_loop_of_unknown_length_is_refused() -> None:

@@ -1,18 +1,20 @@
-"""What cuDNN's fused attention changes in clipjax's programs for a GPU, compiled without one.
+"""clipjax's programs for a GPU with another form of a layer, compiled without one.
 
     make gpu-aot-env
-    .venv-gpu-aot/bin/python benchmarks/models/gpu_attention.py
+    .venv-gpu-aot/bin/python benchmarks/models/gpu_forms.py
 
-Compiles towers and training steps in `fast` as they are, and with attention written out as `attention.mix`.
-Then lists the shapes, dtypes and masks that JAX takes.
+Compiles towers and training steps in `fast` as they are, and in one other form: attention written out, not
+cuDNN's; depthwise convolutions by frequencies; or all products from cuBLAS. Then lists the shapes, dtypes and
+masks that JAX takes for cuDNN's attention.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,8 @@ import typer
 from jax import Array
 from jax.sharding import Mesh
 
-from benchmarks.gpu_clipjax import written_out
+from benchmarks.gpu_cases import OTHER_FORMS
+from benchmarks.gpu_clipjax import taking
 from benchmarks.models.aot_table import markdown_table
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.devices.sharding import batch_sharding
@@ -30,13 +33,18 @@ from clipjax.estimates.aot_training import STEPS
 from clipjax.estimates.gpu_targets import Gpu, load_gpus, use_gpu_compiler
 from clipjax.finetune.dry_run import abstract_model
 
+WRITTEN_OUT, FREQUENCIES, CUBLAS = "attention written out", "by frequencies", "products of cuBLAS"
 CASES = (
-    ("vit_b_32-openai", "vision", 256),
-    ("vit_l_14-openai", "vision", 256),
-    ("vit_l_14-openai", "text", 256),
-    ("vit_b_16-openai", "train:cross_entropy", 64),
-    ("vit_b_16-openai", "train:flyp", 64),
-    ("vit_l_14-openai", "train:cross_entropy", 64),
+    ("vit_b_32-openai", "vision", 256, WRITTEN_OUT),
+    ("vit_l_14-openai", "vision", 256, WRITTEN_OUT),
+    ("vit_l_14-openai", "text", 256, WRITTEN_OUT),
+    ("vit_b_16-openai", "train:cross_entropy", 64, WRITTEN_OUT),
+    ("vit_b_16-openai", "train:flyp", 64, WRITTEN_OUT),
+    ("vit_l_14-openai", "train:cross_entropy", 64, WRITTEN_OUT),
+    ("convnext_base_w-laion2b_s13b_b82k", "vision", 256, FREQUENCIES),
+    ("convnext_large_d-laion2b_s26b_b102k_augreg", "vision", 256, FREQUENCIES),
+    ("vit_b_32-openai", "vision", 256, CUBLAS),
+    ("vit_l_14-openai", "vision", 256, CUBLAS),
 )
 HEAD_SIZES = (32, 64, 72, 80, 90, 104, 128, 256, 264)
 MASKS: dict[str, dict[str, Any]] = {
@@ -48,26 +56,42 @@ MASKS: dict[str, dict[str, Any]] = {
     "a mask [rows, heads, queries, keys]": {"mask": "head"},
     "a mask [rows, 1, 1, keys]": {"mask": "key"},
 }
-TITLES = ("model", "tower", "batch", "attention", "temporaries (MB)", "moved (GB)", "scores (MB)", "calls")
+TITLES = (
+    *("model", "tower", "batch", "form", "temporaries (MB)", "moved (GB)", "by passes (GB)", "scores (MB)"),
+    "calls of libraries",
+)
 
 
 def main(
     gpu: Annotated[str, typer.Option(help="Of configs/gpu_targets/.")] = "h100",
-    only: Annotated[str, typer.Option(help="Only cases with this in their model's name.")] = "",
+    only: Annotated[str, typer.Option(help="Only cases with this in their model's name or form.")] = "",
+    masks: Annotated[bool, typer.Option(help="List what cuDNN's attention takes.")] = True,
 ) -> None:
-    """Compare programs without and with cuDNN's attention, and list what it takes."""
+    """Compare programs in two forms of a layer, and list what cuDNN's attention takes."""
     use_gpu_compiler()
     card, rows = load_gpus()[gpu], []
-    for name, part, batch in CASES:
-        for form in ("written out", "as it is") if only in name else ():
+    for name, part, batch, other in CASES:
+        for form in (other, "as it is") if only in f"{name} {other}" else ():
             program = program_of(name, part)  # anew: JAX keeps what it traced
             shapes = aot_gpu.score_shapes(program.traced)
-            with written_out() if form == "written out" else contextlib.nullcontext():
+            with contextlib.nullcontext() if form == "as it is" else OTHERS[form]():
                 found = aot_gpu.compile_for(card, program.lower, batch, shapes)
             rows.append((name, part, str(batch), form, *cells(found)))
     print(markdown_table(TITLES, rows))
-    for case, answer in taken(card):
+    for case, answer in taken(card) if masks else ():
         print(f"{case}: {answer}")
+
+
+def without_triton() -> contextlib.AbstractContextManager[Any]:
+    """Inside, all products are cuBLAS's."""
+    return mock.patch.dict(aot_gpu.OPTIONS, aot_gpu.WITHOUT_TRITON)
+
+
+OTHERS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
+    WRITTEN_OUT: functools.partial(taking, *OTHER_FORMS["ViT"]),
+    FREQUENCIES: functools.partial(taking, *OTHER_FORMS["convnext"]),
+    CUBLAS: without_triton,
+}
 
 
 def program_of(name: str, part: str) -> GpuProgram:
@@ -78,10 +102,11 @@ def program_of(name: str, part: str) -> GpuProgram:
 
 def cells(found: GpuExecutable | None) -> tuple[str, ...]:
     if found is None:
-        return ("does not fit", "-", "-", "-")
+        return ("does not fit", *("-",) * 4)
     return (
         f"{found.temporary_bytes / 1e6:.0f}",
         f"{found.moved_bytes / 1e9:.1f}",
+        f"{(found.passes_bytes or 0) / 1e9:.1f}",
         f"{found.scores_bytes / 1e6:.0f}" if found.scores_bytes else "none",
         ", ".join(f"{count} {name}" for name, count in found.custom_calls.items()) or "0",
     )
