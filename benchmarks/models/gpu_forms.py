@@ -73,7 +73,7 @@ def main(
     for name, part, batch, other in CASES:
         for form in (other, "as it is") if only in f"{name} {other}" else ():
             program = program_of(name, part)  # anew: JAX keeps what it traced
-            shapes = aot_gpu.score_shapes(program.traced)
+            shapes = aot_gpu.score_shapes(program)
             with contextlib.nullcontext() if form == "as it is" else OTHERS[form]():
                 found = aot_gpu.compile_for(card, program.lower, batch, shapes)
             rows.append((name, part, str(batch), form, *cells(found)))
@@ -167,7 +167,7 @@ def tried(
         )
 
     try:
-        found = aot_gpu.compile_for(gpu, lower, 2, {(tokens, tokens)})
+        found = aot_gpu.compile_for(gpu, lower, 2, {(4, tokens, tokens)})
     except (NotImplementedError, ValueError, jax.errors.JaxRuntimeError) as error:
         return str(error).splitlines()[0]
     assert found is not None

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -22,7 +24,7 @@ from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.model import Model
 from clipjax.devices.jaxprs import subprograms
 from clipjax.devices.sharding import abstract_on, batch_sharding, replicated
-from clipjax.estimates import aot, aot_training
+from clipjax.estimates import aot, aot_language, aot_training
 from clipjax.estimates.aot import Executable, TowerRow
 from clipjax.estimates.flops import forward_of, product_flops
 from clipjax.estimates.gpu_targets import Gpu, answers_of, gpu_mesh, load_gpus, use_gpu_compiler
@@ -30,16 +32,20 @@ from clipjax.estimates.hlo import PRODUCTS, CompiledProgram, Instruction
 from clipjax.estimates.traffic import arrays, moved_bytes, passes_bytes
 from clipjax.finetune.dry_run import abstract_model, abstract_step
 from clipjax.guards import known_name
+from clipjax.models.language.sharding import decoder_mesh
 from clipjax.models.precision import Precision
 
-PARTS = ("vision", "text", *aot_training.STEPS)
-BATCH = 256  # examples of a tower; of a step `aot_training.BATCH`
+PARTS = ("vision", "text", *aot_language.PROGRAMS, *aot_training.STEPS)
+BATCH = 256  # examples of a tower, rows of a decoder; of a step `aot_training.BATCH`
 
 OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 # A guessed tile of Triton's may not fit what is fused with a product, as a transposition of 257 tokens.
 # Autotuning would drop the tile.
 _UNTILED = "Couldn't find output tile sizes"
 WITHOUT_TRITON: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
+# Attention's scores of an example: (arrays, such as heads, queries, keys).
+Scores = tuple[int, int, int]
+
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LIBRARY_PRODUCTS = ("__cublas$", "__cudnn$conv")
 _HIGHEST = re.compile(r'operand_precision=\{highest,highest\}|"operand_precision":\["HIGHEST","HIGHEST"\]')
@@ -66,7 +72,7 @@ class GpuExecutable(Executable):
 
 @dataclass(frozen=True)
 class GpuProgram:
-    """A tower or a step before it is compiled.
+    """A tower, a program of a vision-language model or a step, before it is compiled.
 
     Attributes:
         facts: the first fields of its row: model, tower and precision.
@@ -84,13 +90,13 @@ def gpu_table(
     ids: Sequence[str],
     gpus: Sequence[str],
     *,
-    parts: Sequence[str] = ("vision", "text"),
+    parts: Sequence[str] = ("vision", "text", *aot_language.PROGRAMS),
     precisions: Sequence[Precision] = get_args(Precision),
     start: int = BATCH,
 ) -> Iterator[TowerRow]:
-    """Compile towers and training steps for one GPU each, with JAX switched to the CPU.
+    """Compile programs for one GPU each, with JAX switched to the CPU.
 
-    A program takes ten seconds to a minute. Vision-language models have none.
+    A program takes ten seconds to a minute. One GPU has the whole decoder of a vision-language model.
 
     Args:
         gpus: names of configs/gpu_targets/.
@@ -117,10 +123,15 @@ def _programs(
     ids: Sequence[str], parts: Sequence[str], precisions: Sequence[Precision]
 ) -> Iterator[GpuProgram]:
     """Yields programs one by one, because tracing a step takes seconds."""
-    towers = [part for part in parts if part not in aot_training.STEPS]
+    towers = [part for part in parts if part in ("vision", "text")]
     found = aot.programs(ids, towers=towers, precisions=precisions)
+    answers = aot_language.programs(ids, parts=parts, precisions=precisions)
     steps = [(abstract_model(name), step) for name in ids for step in parts if step in aot_training.STEPS]
-    return itertools.chain(itertools.starmap(tower_program, found), itertools.starmap(step_program, steps))
+    return itertools.chain(
+        itertools.starmap(tower_program, found),
+        itertools.starmap(answer_program, answers),
+        itertools.starmap(step_program, steps),
+    )
 
 
 def tower_program(card: Card, tower: str, precision: Precision) -> GpuProgram:
@@ -135,6 +146,19 @@ def tower_program(card: Card, tower: str, precision: Precision) -> GpuProgram:
     return GpuProgram((card.id, tower, precision), lower, traced, 1)
 
 
+def answer_program(card: Card, name: str, precision: Precision) -> GpuProgram:
+    """One of `aot_language.PROGRAMS`."""
+    plain, program = (
+        aot_language.program_of(card, name, precision, platform, 1) for platform in (None, "gpu")
+    )
+
+    def lower(mesh: Mesh, batch: int) -> jax.stages.Lowered:
+        return program.lower(decoder_mesh(1, list(mesh.devices.flat)), batch)
+
+    arguments = plain.arguments(decoder_mesh(1, jax.devices()[:1]), 1)
+    return GpuProgram((card.id, name, precision), lower, jax.make_jaxpr(plain.function)(*arguments).jaxpr, 1)
+
+
 def step_program(model: Model, step: str) -> GpuProgram:
     def lower(mesh: Mesh, batch: int) -> jax.stages.Lowered:
         jitted, arguments = abstract_step(aot_training.setup_of(model, step, mesh, batch))
@@ -144,28 +168,34 @@ def step_program(model: Model, step: str) -> GpuProgram:
     return GpuProgram((model.card.id, step, "fast"), lower, traced, aot_training.BATCH)
 
 
-def score_shapes(program: Jaxpr) -> set[tuple[int, ...]]:
-    """(queries, keys) of each softmax over arrays [batch, heads, queries, keys], without single queries."""
-    shapes: set[tuple[int, ...]] = set()
+def score_shapes(program: GpuProgram) -> set[Scores]:
+    """Those of each softmax over arrays [batch, heads, queries, keys], without single queries."""
+    return {
+        (math.prod(shape[:-2]) // program.examples, shape[-2], shape[-1])
+        for shape in _exponentials(program.traced)
+        if len(shape) >= 4 and shape[-2] > 1
+    }
+
+
+def _exponentials(program: Jaxpr) -> Iterator[tuple[int, ...]]:
     for equation in program.eqns:
         results: list[Any] = [each.aval for each in equation.outvars if equation.primitive.name == "exp"]
-        shapes |= {each.shape[-2:] for each in results if each.ndim >= 4 and each.shape[-2] > 1}
+        yield from (each.shape for each in results)
         for inner in subprograms(equation.params):
-            shapes |= score_shapes(inner)
-    return shapes
+            yield from _exponentials(inner)
 
 
 # --- compiling ---
 
 
 def compile_for(
-    gpu: Gpu, lower: Callable[[Mesh, int], jax.stages.Lowered], batch: int, shapes: Container[tuple[int, ...]]
+    gpu: Gpu, lower: Callable[[Mesh, int], jax.stages.Lowered], batch: int, shapes: Collection[Scores]
 ) -> GpuExecutable | None:
     """The program of a batch; None if the card's memory is too small.
 
     Args:
         lower: (mesh, batch) -> the program, lowered for the mesh's GPU.
-        shapes: (queries, keys) of arrays that are attention's scores.
+        shapes: of attention's scores.
 
     Raises JaxRuntimeError if it does not compile.
     """
@@ -187,7 +217,7 @@ def _row(program: GpuProgram, gpu: Gpu, start: int) -> TowerRow:
     gflops = product_flops(program.traced) / program.examples / 1e9
     first = min(start, aot_training.BATCH) if program.facts[1] in aot_training.STEPS else start
     row = TowerRow(*program.facts, gpu.name, gflops, None, start=first)
-    shapes = score_shapes(program.traced)
+    shapes = score_shapes(program)
     try:
         found = aot.largest(lambda batch: compile_for(gpu, program.lower, batch, shapes), first)
     except jax.errors.JaxRuntimeError as error:
@@ -200,16 +230,12 @@ def _row(program: GpuProgram, gpu: Gpu, start: int) -> TowerRow:
 
 
 def read_executable(
-    compiled: jax.stages.Compiled, batch: int, seconds: float, shapes: Container[tuple[int, ...]]
+    compiled: jax.stages.Compiled, batch: int, seconds: float, shapes: Collection[Scores]
 ) -> GpuExecutable:
     """The facts of a compiled program; `shapes` as in `compile_for`."""
     program = CompiledProgram(compiled.as_text() or "")
     products = [each for each in program.instructions() if _is_product(each)]
-    scores = [
-        each.bytes
-        for each in arrays(program)
-        if len(each.shape) >= 3 and (each.shape[-2:] in shapes or each.shape[:-3:-1] in shapes)
-    ]
+    scores = [each.bytes for each in arrays(program) if _are_scores(each.shape, batch, shapes)]
     targets = (_TARGET.search(each.attributes) for each in program.instructions())
     facts = vars(aot.read_executable(compiled, program, batch, seconds)) | {
         "products": len(products),
@@ -220,6 +246,18 @@ def read_executable(
         "passes_bytes": passes_bytes(program),
     }
     return GpuExecutable(**facts)
+
+
+def _are_scores(shape: tuple[int, ...], batch: int, shapes: Collection[Scores]) -> bool:
+    """Whether an array ends in the batch's scores, transposed or not; (batch, heads) may be one axis.
+
+    Maps [256, 64, 64, 64] are none of 16 heads and 64 tokens, as a mask [256, 1, 77, 77] is none of 8 heads.
+    """
+    arrays_of = set(itertools.accumulate(shape[-3::-1], operator.mul))
+    return any(
+        batch * count in arrays_of and shape[-2:] in ((queries, keys), (keys, queries))
+        for count, queries, keys in shapes
+    )
 
 
 def _is_product(each: Instruction) -> bool:

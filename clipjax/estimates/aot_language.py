@@ -80,7 +80,7 @@ def table_of(
     yield from aot.aot_table(ids, chips, towers=towers, precisions=precisions, start=start)
     known = aot.load_chips()
     for card, name, precision in programs(ids, parts=parts, precisions=precisions):
-        program, plain = (program_of(card, name, precision, platform) for platform in ("tpu", None))
+        program, plain = (program_of(card, name, precision, platform, PARTS) for platform in ("tpu", None))
         for chip in map(known.__getitem__, chips):
             for topology in chip.answers:
                 facts = card.id, name, precision
@@ -145,13 +145,15 @@ def _row(
     return dataclasses.replace(row, executable=executable, problem=problem)
 
 
-def program_of(card: Card, name: str, precision: Precision, platform: str | None) -> SliceProgram:
-    """One of a vision-language model's `PROGRAMS`, in a platform's form."""
-    return (_prefill if name == "prefill" else _decode)(card, precision, platform)
+def program_of(card: Card, name: str, precision: Precision, platform: str | None, parts: int) -> SliceProgram:
+    """One of a vision-language model's `PROGRAMS`, in a platform's form; `parts` chips share the decoder."""
+    assert card.arch.language is not None
+    decoder = Decoder(card.arch.language.decoder, platform, parts)
+    return (_prefill if name == "prefill" else _decode)(card, precision, decoder)
 
 
-def _prefill(card: Card, precision: Precision, platform: str | None) -> SliceProgram:
-    network, decoder = Network(card.arch), _decoder(card, platform)
+def _prefill(card: Card, precision: Precision, decoder: Decoder) -> SliceProgram:
+    network = Network(card.arch)
     mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
 
     def read(params: Any, pixels: Any, ids: Any, image_at: Any, valid: Any) -> Any:
@@ -167,7 +169,7 @@ def _prefill(card: Card, precision: Precision, platform: str | None) -> SlicePro
             return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=split)
 
         return (
-            _params(card, precision, mesh),
+            _params(card, precision, decoder, mesh),
             batch(jnp.uint8, size, size, 3),
             batch(jnp.int32, QUESTION),
             batch(jnp.int32),
@@ -179,16 +181,14 @@ def _prefill(card: Card, precision: Precision, platform: str | None) -> SlicePro
     )
 
 
-def _decode(card: Card, precision: Precision, platform: str | None) -> SliceProgram:
-    decoder = _decoder(card, platform)
-
+def _decode(card: Card, precision: Precision, decoder: Decoder) -> SliceProgram:
     def step(params: Any, ids: Any, cache: Any) -> Any:
         return decode_step(decoder, params, ids, cache, precision=precision)
 
     def arguments(mesh: Mesh, rows: int) -> tuple[Any, ...]:
         embedded = jax.ShapeDtypeStruct((rows, _positions(card), decoder.config.width), DTYPE[precision])
         valid = jax.ShapeDtypeStruct(embedded.shape[:2], jnp.bool_)
-        params = _params(card, precision, mesh)["decoder"]
+        params = _params(card, precision, decoder, mesh)["decoder"]
         _, cache = jax.eval_shape(
             lambda *args: prefill(decoder, *args, ANSWER, precision=precision), params, embedded, valid
         )
@@ -201,21 +201,16 @@ def _decode(card: Card, precision: Precision, platform: str | None) -> SliceProg
     return SliceProgram(step, arguments, results, donated=(2,), loops=True)
 
 
-def _decoder(card: Card, platform: str | None = None) -> Decoder:
-    assert card.arch.language is not None
-    return Decoder(card.arch.language.decoder, platform, PARTS)
-
-
 def _positions(card: Card) -> int:
     return image_positions(card.arch) + QUESTION
 
 
-def _params(card: Card, precision: Precision, mesh: Mesh) -> Any:
+def _params(card: Card, precision: Precision, decoder: Decoder, mesh: Mesh) -> Any:
     network = Network(card.arch)
     params = jax.eval_shape(
         functools.partial(network.in_precision, precision=precision), network.abstract_params()
     )
-    decoder = params.pop("decoder")
-    shardings = decoder_sharding(_decoder(card).config, decoder, mesh)
+    cut = params.pop("decoder")
+    shardings = decoder_sharding(decoder.config, cut, mesh)
     rest = jax.tree.map(lambda leaf: abstract_on(leaf, replicated(mesh)), params)
-    return rest | {"decoder": jax.tree.map(abstract_on, decoder, shardings)}
+    return rest | {"decoder": jax.tree.map(abstract_on, cut, shardings)}

@@ -39,4 +39,4 @@ def rows_of(ids: Sequence[str], tpus: Sequence[str], gpus: Sequence[str]) -> Ite
 
 def count(ids: Sequence[str], tpus: Sequence[str], gpus: Sequence[str]) -> int:
     """The number of `rows_of`."""
-    return aot_language.count(ids, tpus) + len(aot.programs(ids)) * len(gpus)
+    return aot_language.count(ids, tpus) + len(aot.programs(ids) + aot_language.programs(ids)) * len(gpus)

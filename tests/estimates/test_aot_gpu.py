@@ -21,13 +21,14 @@ from benchmarks.models import aot_table
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.cli import app
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import UsageError
-from clipjax.estimates import aot_gpu, aot_targets, aot_training, gpu_targets
+from clipjax.estimates import aot_gpu, aot_language, aot_targets, aot_training, gpu_targets
 from clipjax.estimates.aot import Executable, TowerRow
 from clipjax.estimates.aot_gpu import GpuExecutable
 from clipjax.estimates.aot_tables import gpu_cells, gpu_titles
-from clipjax.estimates.flops import forward_of
 from clipjax.models.arch import narrow_arch
+from clipjax.models.language.vision_language import image_positions
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = gpu_targets.load_gpus()["h100"]
@@ -36,6 +37,9 @@ H100 = gpu_targets.load_gpus()["h100"]
 def narrow_card(name: str) -> Card:
     card = model_card(name)
     arch = narrow_arch(card.arch)
+    if arch.language is not None:  # whose context ends after a question and its answer
+        decoder = dataclasses.replace(arch.language.decoder, context_length=512)
+        arch = dataclasses.replace(arch, language=dataclasses.replace(arch.language, decoder=decoder))
     preprocess = dataclasses.replace(card.preprocess, image_size=arch.vision.image_size)
     return dataclasses.replace(card, arch=arch, preprocess=preprocess, tokenizer=None)
 
@@ -87,16 +91,44 @@ def test_what_cannot_be_compiled_here_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("name", "tower", "shapes"),
     [
-        ("vit_b_32-openai", "vision", {(10, 10)}),
-        ("vit_b_32-openai", "text", {(16, 16)}),
+        ("vit_b_32-openai", "vision", {(2, 10, 10)}),
+        ("vit_b_32-openai", "text", {(2, 16, 16)}),
         ("rn50-openai", "vision", set()),  # one query pools
         ("convnext_base_w-laion2b_s13b_b82k", "vision", set()),
     ],
 )
-def test_shapes_of_scores(name: str, tower: str, shapes: set[tuple[int, int]]) -> None:
-    forward = forward_of(narrow_card(name), tower, "parity")
-    program = jax.make_jaxpr(forward.function)(forward.params, forward.batch(2)).jaxpr
+def test_shapes_of_scores(name: str, tower: str, shapes: set[aot_gpu.Scores]) -> None:
+    program = aot_gpu.tower_program(narrow_card(name), tower, "parity")
     assert aot_gpu.score_shapes(program) == shapes
+
+
+def test_programs_of_a_vision_language_model() -> None:
+    """One GPU holds the decoder; prompts have scores, single ids a row of them for each head."""
+    card = narrow_card(PRISM)
+    assert card.arch.language is not None
+    config = card.arch.language.decoder
+    prefill, decode = (aot_gpu.answer_program(card, name, "fast") for name in ("prefill", "decode"))
+    tokens, shared = image_positions(card.arch) + aot_language.QUESTION, config.heads // config.kv_heads
+    assert (config.kv_heads, shared * tokens, tokens) in aot_gpu.score_shapes(prefill)
+    kept = tokens + aot_language.ANSWER
+    assert aot_gpu.score_shapes(decode) == {(config.kv_heads, shared, kept)}
+    assert prefill.facts == (PRISM, "prefill", "fast")
+    lowered = decode.lower(make_mesh(jax.devices()[:1]), 2)
+    assert f"2x{config.kv_heads}x{kept}x" in lowered.as_text()
+    assert aot_targets.count([PRISM, "vit_b_32-openai"], [], ["h100"]) == 2 * 2 + 2 * 2
+
+
+def test_scores_are_told_from_maps_and_masks() -> None:
+    def are(*shape: int) -> bool:
+        return aot_gpu._are_scores(shape, 256, {(16, 64, 64), (8, 77, 50)})
+
+    assert are(256, 16, 64, 64)
+    assert are(4096, 64, 64)
+    assert are(24, 256, 16, 64, 64)  # kept for the backward pass
+    assert are(256, 8, 50, 77)  # transposed
+    assert not are(256, 64, 64, 64)  # a map of 64 channels
+    assert not are(256, 1, 77, 50)  # a mask
+    assert not are(64, 64)
 
 
 HLO = """
@@ -126,7 +158,7 @@ def test_what_is_read_from_an_executable(precisions: tuple[str, str], highest: i
     memory = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
     text = HLO.replace("PRECISION", precisions[0]).replace("CONFIG", f"backend_config={{{precisions[1]}}}")
     compiled: Any = SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: text)
-    found = aot_gpu.read_executable(compiled, 2, 1.0, {(5, 5)})
+    found = aot_gpu.read_executable(compiled, 2, 1.0, {(3, 5, 5)})
     product = 4 * 6 * (5 * 8 + 8 * 5)
     assert found == GpuExecutable(
         batch=2,
@@ -141,7 +173,7 @@ def test_what_is_read_from_an_executable(precisions: tuple[str, str], highest: i
         scores_bytes=4 * 6 * 5 * 5,
         passes_bytes=0,
     )
-    assert aot_gpu.read_executable(compiled, 2, 1.0, {(7, 7)}).scores_bytes == 0
+    assert aot_gpu.read_executable(compiled, 2, 1.0, {(3, 7, 7)}).scores_bytes == 0
 
 
 def test_products_that_triton_cannot_tile_are_those_of_cublas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,11 +287,15 @@ gpu = gpu_targets.load_gpus()["h100"]
 found = {}
 
 def facts(program, batch=8):
-    shapes = aot_gpu.score_shapes(program.traced)
+    shapes = aot_gpu.score_shapes(program)
     return dataclasses.asdict(aot_gpu.compile_for(gpu, program.lower, batch, shapes))
 
 for name, record in json.load(sys.stdin).items():
     card = card_from_dict(record, name)
+    if card.arch.language is not None:
+        for part in ("prefill", "decode"):
+            found[part] = facts(aot_gpu.answer_program(card, part, "fast"))
+        continue
     for precision in ("parity", "fast"):
         found[f"{name} {precision}"] = facts(aot_gpu.tower_program(card, "vision", precision))
     if name == "vit":
@@ -275,7 +311,7 @@ def attention(implementation):
     return lower
 
 for implementation in ("xla", "cudnn"):
-    program = aot_gpu.compile_for(gpu, attention(implementation), 8, {(257, 257)})
+    program = aot_gpu.compile_for(gpu, attention(implementation), 8, {(16, 257, 257)})
     found[implementation] = dataclasses.asdict(program)
 print("answer", json.dumps(found))
 """
@@ -284,6 +320,7 @@ NARROW = {
     "resnet": "rn50-openai",
     "convnext": "convnext_base_w-laion2b_s13b_b82k",
 }
+PRISM = "prism-clip_l14_336-mistral_instruct_v02_7b"
 
 
 def gpu_python() -> str:
@@ -299,7 +336,7 @@ def gpu_python() -> str:
 
 @pytest.mark.slow
 def test_narrow_models_compile_for_a_gpu() -> None:
-    cards = {name: narrow_card(model).to_dict() for name, model in NARROW.items()}
+    cards = {name: narrow_card(model).to_dict() for name, model in [*NARROW.items(), ("prism", PRISM)]}
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [gpu_python(), "-c", COMPILE],
@@ -320,6 +357,11 @@ def test_narrow_models_compile_for_a_gpu() -> None:
     assert "__cudnn$convForward" in found["resnet parity"]["custom_calls"]
     assert found["vit parity"]["scores_bytes"] > 0
     assert found["step"]["products"] > found["vit fast"]["products"]
+    assert found["prefill"]["products"] > found["decode"]["products"]
+    # The cache is an argument of a decode step, and its result in the same place.
+    assert found["decode"]["temporary_bytes"] < found["decode"]["argument_bytes"]
+    for name, program in found.items():
+        assert program["passes_bytes"] < program["moved_bytes"], name
     # Attention's scores are in memory unless cuDNN keeps them on the chip.
     assert found["xla"]["scores_bytes"] >= 2 * 8 * 16 * 257 * 257
     assert found["cudnn"]["custom_calls"] == {"__cudnn$fmhaSoftmax": 1}
