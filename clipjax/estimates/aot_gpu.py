@@ -48,7 +48,8 @@ Scores = tuple[int, int, int]
 
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LIBRARY_PRODUCTS = ("__cublas$", "__cudnn$conv")
-_HIGHEST = re.compile(r'operand_precision=\{highest,highest\}|"operand_precision":\["HIGHEST","HIGHEST"\]')
+# A third operand is the bias that cuDNN adds.
+_HIGHEST = re.compile(r'operand_precision=\{highest,highest[,}]|"operand_precision":\["HIGHEST","HIGHEST"\]')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,10 +149,13 @@ ENTRY %main (a: f32[6,5,8], b: f32[6,8,5], c: f32[2,3,5,5]) -> f32[6,5,5] {
 }
 """
 EXACT = ("operand_precision={highest,highest}", '"operand_precision":["HIGHEST","HIGHEST"]')
+WITH_BIAS = ("operand_precision={highest,highest,default}", EXACT[1])
 TF32 = ("operand_precision={default,highest}", '"operand_precision":["DEFAULT","HIGHEST"]')
 
 
-@pytest.mark.parametrize(("precisions", "highest"), [(EXACT, 3), (TF32, 0), ((EXACT[0], TF32[1]), 2)])
+@pytest.mark.parametrize(
+    ("precisions", "highest"), [(EXACT, 3), (WITH_BIAS, 3), (TF32, 0), ((EXACT[0], TF32[1]), 2)]
+)
 def test_what_is_read_from_an_executable(precisions: tuple[str, str], highest: int) -> None:
     sizes = {"argument": 5, "temp": 6, "output": 4, "alias": 3}
     memory = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
