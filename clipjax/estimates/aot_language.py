@@ -158,7 +158,9 @@ def _prefill(card: Card, precision: Precision, decoder: Decoder) -> SliceProgram
 
     def read(params: Any, pixels: Any, ids: Any, image_at: Any, valid: Any) -> Any:
         images = normalize(pixels, mean, std)
-        tokens = image_tokens(network, params, images, precision, stated_platform(platform, precision))
+        tokens = image_tokens(
+            network, params, images, precision, stated_platform(decoder.platform, precision)
+        )
         embedded = assemble(decoder, params["decoder"], ids, image_at, tokens)
         return prefill(decoder, params["decoder"], embedded, valid, ANSWER, precision=precision)
 

@@ -15,8 +15,9 @@ FORWARD_VERSION = 3
 # and a decoder's cache, too; Swin's windows have the exact softmax. 3: every layer of every family takes them
 # (norms, GELU and MLPs of BEiT, EVA, RoPE ViTs, Swin, Mixers, FastViT, RoBERTa, of heads and pools did not),
 # and FastViT's stages run in chunks. 4: params are cast once, before a pass; dense maps, texts with a shared
-# beginning and image tokens take a platform's forms, too; on TPUs norms are in the products that read them; on
-# GPUs attention is cuDNN's; on a CPU with AVX512_BF16 products have float32 results, and keys the field `form`.
+# beginning and image tokens take a platform's forms, too; on TPUs norms are in the products that read them;
+# on GPUs attention is cuDNN's; on a CPU with AVX512_BF16 products have float32 results, and keys the field
+# `form`.
 _FAST = 4
 
 

@@ -132,7 +132,8 @@ class NormedMlp(layers.Mlp):
         super().__init__(dim, width, activation=activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs)
         self.grn = GlobalResponseNorm(width)
 
-    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+    # No norm is in its products: they never read `Normalised` rows.
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.c_proj(self.grn(self.activation(self.c_fc(x))))
 
 

@@ -94,7 +94,8 @@ class MixerConfig:
 class TokenLinear(layers.Linear):
     """A linear layer over the first axis. It means one form in every mode, not those of `Linear`."""
 
-    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "M B D"]:
+    # No norm is in its product: it never reads `Normalised` rows.
+    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "M B D"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert self.bias is not None
         return jnp.tensordot(self.kernel[...], x, axes=(0, 0)) + self.bias[...][:, None, None]
 
