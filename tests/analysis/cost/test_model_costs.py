@@ -143,7 +143,7 @@ def test_measured_rates_are_of_one_device_and_never_mixed_with_estimates(tmp_pat
     }
     estimate = found.find(f"{ESTIMATED} v5e fast")
     assert estimate.title == "images a second, v5e fast (estimate)"
-    assert estimate.text("b") == "3,500 (estimate, scaled)"
+    assert estimate.text("b") == "3,800 (estimate, scaled)"
     assert {each.cheaper for name, each in found.costs.items() if "second" in name} == {"higher"}
 
 
@@ -177,7 +177,7 @@ def test_a_cost_is_a_number_like_any_other() -> None:
     validate_rows([one])
     index = RowIndex([*rows, one])
     term = Term("cost", "cost", ESTIMATED, "v5e fast")
-    assert [each["value"] for each in index.of(term)["a"]] == [12000]
+    assert [each["value"] for each in index.of(term)["a"]] == [13000]
     assert (one["interval"], one["n"], one["note"], "part" in one) == (None, None, "estimate, scaled", False)
 
 

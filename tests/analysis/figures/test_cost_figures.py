@@ -110,7 +110,7 @@ def test_pareto_prints_and_exports_the_verdicts(folder: Path) -> None:
     assert record["cost"]["cheaper"] == "lower"
     said = invoked("pareto", folder, "--metric", "top1", "--cost", "estimated_images_per_second v5e fast")
     assert "images a second, v5e fast (estimate)" in said.stdout
-    assert "3,500 (estimate, scaled)" in said.stdout
+    assert "3,800 (estimate, scaled)" in said.stdout
     assert "95% holds for all 20 ordered pairs of models; costs are taken as exact" in said.stdout
     assert record["level"] == 0.95
 
