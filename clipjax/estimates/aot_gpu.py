@@ -61,14 +61,13 @@ class GpuExecutable(Executable):
         custom_calls: calls of libraries, by name; one inside a loop counts once.
         scores_bytes: of the largest array of attention's scores [batch, heads, queries, keys] in memory; 0:
             none.
-        passes_bytes: the part of `moved_bytes` of operations that hold no product and call no library; None
-            in records made without it.
+        passes_bytes: the part of `moved_bytes` of operations that hold no product and call no library.
     """
 
     moved_bytes: int
     custom_calls: dict[str, int]
     scores_bytes: int
-    passes_bytes: int | None = None
+    passes_bytes: int
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,8 @@ def read_executable(
 def _are_scores(shape: tuple[int, ...], batch: int, shapes: Collection[Scores]) -> bool:
     """Whether an array ends in the batch's scores, transposed or not; (batch, heads) may be one axis.
 
-    Maps [256, 64, 64, 64] are none of 16 heads and 64 tokens, as a mask [256, 1, 77, 77] is none of 8 heads.
+    With 256 images, 16 heads and 64 tokens a feature map [256, 64, 64, 64] is not counted. With 8 heads and
+    77 tokens a mask [256, 1, 77, 77] is not counted.
     """
     arrays_of = set(itertools.accumulate(shape[-3::-1], operator.mul))
     return any(

@@ -52,7 +52,7 @@ def gpu_cells(row: TowerRow) -> tuple[str, ...]:
         f"{program.argument_bytes / 1e6:.0f}",
         f"{program.temporary_bytes / 1e6:.0f}",
         f"{program.moved_bytes / 1e9:.1f}",
-        "-" if program.passes_bytes is None else f"{program.passes_bytes / 1e9:.1f}",
+        f"{program.passes_bytes / 1e9:.1f}",
         f"{program.scores_bytes / 1e6:.0f}" if program.scores_bytes else "none",
         ", ".join(f"{count} {name}" for name, count in program.custom_calls.items()) or "0",
         f"{program.highest} of {program.products}",

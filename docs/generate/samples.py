@@ -58,7 +58,7 @@ WITHOUT = {
 
 
 def sample_of(name: str) -> str:
-    """The sample picture of a published data set in Markdown, or a sentence why there is none."""
+    """The sample picture of a published data set in Markdown, or one sentence why it has no picture."""
     if name in WITHOUT:
         return f"No sample picture: {WITHOUT[name]}."
     own = LIKE[name]
