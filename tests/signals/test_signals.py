@@ -177,12 +177,12 @@ def test_a_jitted_loop_is_ended() -> None:
     body = """
 import jax
 jax.config.update("jax_platforms", "cpu")
-loop = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2.0, lambda x: x * 0.5, x))
+loop = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2.0, lambda x: x * 0.5, x)).lower(1.0).compile()
 ready()
 loop(1.0).block_until_ready()
 """
     process = start(body)
-    time.sleep(2)  # it compiles first
+    time.sleep(0.3)  # until it is in the loop
     code, _, err = end(process, signal.SIGTERM, within=GRACE)
     assert code == 75, err
     assert err in (TERM + "\n", TERM + DROPPED + "\n")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import pytest
-from _long import mostly_long
-from _sweep_world import EMBEDDED, RUNS, free_job, log_of, rows_of, said, start, start_all
+from _sweep_world import EMBEDDED, IMAGES, RUNS, free_job, log_of, rows_of, said, start, start_all, sweep
 from typer.testing import Result
 
+from clipjax.devices import agreement
+from clipjax.errors import DataError
+from clipjax.sweep import execution
 from tests._forks import Running
 
 SECONDS = 300  # that the slowest machine may take
+COMPARED = (
+    "sweep/test_sweep_processes.py"
+    "::test_processes_compare_the_sweep_and_each_data_set_before_anything_is_embedded"
+)
 
 
 def codes(processes: Sequence[Running]) -> list[int]:
@@ -52,17 +60,51 @@ def test_shards_at_the_same_time_write_into_one_store(
     assert (len(images), images.total()) == (EMBEDDED, EMBEDDED)
 
 
+def test_processes_compare_the_sweep_and_each_data_set_before_anything_is_embedded(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of two; `many` differs."""
+    compared: dict[str, str] = {}
+
+    def compare(what: str, value: str) -> None:
+        compared[what] = value.partition(" (")[0]
+        if what == "the data set many":
+            raise DataError("many differs")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(agreement, "failed_process", lambda _: None)
+    monkeypatch.setattr(execution, "assert_same_everywhere", compare)
+    assert str(sweep(suite, tmp_path).exception) == "many differs"
+    assert compared == {
+        "the sweep": f"{RUNS} runs",
+        "the data set few": "8 images",
+        "the data set many": f"{IMAGES} images",
+    }
+    assert not [*(tmp_path / "store").glob("*")]
+
+
+def test_what_another_process_could_not_do_ends_this_one(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = ("make the plan of the sweep", "use the folders of the sweep", "read the results")
+    for number, work in enumerate(works):
+        asked = itertools.count()
+        monkeypatch.setattr(
+            agreement, "failed_process", lambda _, n=number, k=asked: 1 if next(k) == n else None
+        )
+        message = str(sweep(suite, tmp_path).exception)
+        assert message == f"process 1 could not {work}: see its message"
+    assert not [*(tmp_path / "store").glob("*")]
+
+
+@pytest.mark.long(COMPARED)
 @pytest.mark.parametrize(
     ("what", "word"),
-    mostly_long(
-        [
-            ("an image less", "the data set many differs between processes: process 1 has 47 images"),
-            ("no data", "process 1 could not make the plan of the sweep: see its message"),
-            ("another suite", "the sweep differs between processes: process 1 has 15 runs"),
-        ],
-        keep=["an image less", "another suite"],
-        guard="sweep/test_sweep_processes.py::test_results_that_one_host_cannot_use_stop_all",
-    ),
+    [
+        ("an image less", "the data set many differs between processes: process 1 has 47 images"),
+        ("no data", "process 1 could not make the plan of the sweep: see its message"),
+        ("another suite", "the sweep differs between processes: process 1 has 15 runs"),
+    ],
 )
 def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:
     """Before anything is embedded, and with a word on why."""
@@ -89,15 +131,13 @@ def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, w
         assert "clipjax: " in (tmp_path / f"output{number}").read_text()
 
 
+@pytest.mark.long("sweep/test_sweep_processes.py::test_what_another_process_could_not_do_ends_this_one")
 @pytest.mark.parametrize(
     ("what", "word"),
-    mostly_long(
-        [
-            ("a file", "process 1 could not use the folders of the sweep: see its message"),
-            ("a damaged run", "process 1 could not read the results: see its message"),
-        ],
-        keep=["a damaged run"],
-    ),
+    [
+        ("a file", "process 1 could not use the folders of the sweep: see its message"),
+        ("a damaged run", "process 1 could not read the results: see its message"),
+    ],
 )
 def test_results_that_one_host_cannot_use_stop_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:
     theirs = tmp_path / "theirs"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jaxlib
 import pytest
 from _sweep_world import BATCH, EMBEDDED, RUNS, log_of, rows_of, said, start_all
 from typer.testing import Result
 
+from clipjax.devices import signals
+from clipjax.devices.processes import _follow
 from tests._forks import Running
 
 SECONDS = 300  # that the slowest machine may take
 NOTICE = 20  # seconds between SIGTERM and the end
 SHARD = BATCH  # rows of a shard of `many`, and of `few` and `odd`
-STOPPED = "sweep/test_sweep_survives.py::test_any_process_that_is_asked_to_stop_stops_all"
+NOTICED = "sweep/test_sweep_survives.py::test_a_notice_in_the_job_is_a_sigterm_to_each_process"
 # Processes and devices of each: as a job is given them, one start after the other.
 MACHINES = ((1, 1), (2, 2), (1, 4))
 
@@ -68,12 +75,35 @@ def kill_and_finish(suite: Path, out: Path, done: Path, kills: int) -> None:
     assert images.total() <= EMBEDDED + lost
 
 
+def test_a_notice_in_the_job_is_a_sigterm_to_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX leaves one when a process gets a SIGTERM; the first process, which the others need, ends last."""
+    asked: list[tuple[int, float]] = []
+    monkeypatch.setattr(signals, "ask", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr("clipjax.devices.processes._TICK", 0.01)
+    for number, last in ((1, 0.0), (0, 2.0)):
+        keys: list[str] = []
+
+        def key_value_try_get(key: str, keys: list[str] = keys) -> None:
+            keys.append(key)
+            if len(keys) < 3:
+                raise jax.errors.JaxRuntimeError("NOT_FOUND")
+
+        client = SimpleNamespace(key_value_try_get=key_value_try_get)
+        state = SimpleNamespace(client=client, process_id=number)
+        monkeypatch.setattr("jax._src.distributed.global_state", state)
+        _follow(threading.Event())
+        assert asked.pop() == (signal.SIGTERM, signals.GRACE + last)
+    assert any(has(library, keys[0]) for library in Path(jaxlib.__file__).parent.glob("*.so"))
+
+
+def has(file: Path, word: str) -> bool:
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(word.encode()) >= 0
+
+
+@pytest.mark.long(NOTICED)
 @pytest.mark.parametrize(
-    "stops",
-    [
-        pytest.param([(2, 1)], id="the second of two"),
-        pytest.param([(1, 0), (2, 1), (2, 0)], id="three times", marks=pytest.mark.long(STOPPED)),
-    ],
+    "stops", [[(2, 1)], [(1, 0), (2, 1), (2, 0)]], ids=["the second of two", "three times"]
 )
 def test_any_process_that_is_asked_to_stop_stops_all(
     stops: Sequence[tuple[int, int]], suite: Path, done: tuple[Path, Result, int], tmp_path: Path

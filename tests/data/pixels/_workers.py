@@ -1,4 +1,4 @@
-"""Run by test_loader: reads the first batches with workers, says what it sees, leaves without closing.
+"""Run by test_loader: reads the first batches with a worker, says what it sees, leaves without closing.
 
 argv[1] "leave": just return.  "wait": sleep until killed.
 """
@@ -16,7 +16,7 @@ from tests.data._images import RECIPE, memory_manifest
 
 
 def main() -> None:
-    iterator = batches(memory_manifest(6400), RECIPE, batch_size=8, workers=2)
+    iterator = batches(memory_manifest(6400), RECIPE, batch_size=8, workers=1)
     rows = [next(iterator)["row"].tolist() for _ in range(4)]
     workers = [process.pid for process in multiprocessing.active_children()]
     maps = [Path(f"/proc/{pid}/maps").read_text() for pid in ("self", *workers)]

@@ -169,12 +169,12 @@ def _running(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_leaving_half_way_leaves_no_worker_and_no_shared_memory():
     process = _script("leave")
-    out, err = process.communicate(timeout=300)  # three interpreters start, perhaps on a loaded machine
+    out, err = process.communicate(timeout=300)  # two interpreters start, perhaps on a loaded machine
     assert process.returncode == 0, err
     assert err == ""  # multiprocessing's resource tracker would complain here about what was left
     report = json.loads(out)
     assert report["rows"] == np.arange(32).reshape(4, 8).tolist()
-    assert len(report["workers"]) == 2
+    assert len(report["workers"]) == 1
     assert report["shared"] == 0
     assert _gone(report["workers"], 1)
 
