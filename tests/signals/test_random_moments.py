@@ -1,8 +1,8 @@
 """SIGTERM, Ctrl-C and `kill -9` at random moments: a handful of them, in real commands and in forked ones.
 
 Most are forked from a process that has imported clipjax; a real evaluation, which may be disturbed while it
-imports, is long. So is a disturbed evaluation: it ends as any program does, while training holds its signals
-and ends by itself. So are a killed conversion, merge and evaluation: they write as packing does.
+imports, is long. So are a disturbed evaluation, which ends as any program does, and training, which holds its
+signals and ends by itself. So are a killed conversion, merge and evaluation: they write as packing does.
 `test_many_moments.py` has the hundreds, which are slow.
 """
 
@@ -18,6 +18,8 @@ from _long import mostly_long
 from tests.signals._disturbed import Disturbed, new_seed
 from tests.signals._kinds import Whole
 
+ENDED = "signals/test_signals.py::test_the_program_unwinds_once_and_says_one_sentence"
+TRAINED = "finetune/training/test_preemption.py::test_a_signal_ends_the_step_and_the_run_goes_on"
 KILLED = "storage/test_writing.py::test_a_writer_killed_at_any_step_leaves_the_old_folder_or_the_new_one"
 
 
@@ -36,7 +38,7 @@ def command(
 
 def commands(guard: str, *names: str, others: tuple[str, ...] = ()) -> list[Any]:
     """Forked commands; `others` and an evaluation that `names` leaves out, real or forked, are long."""
-    each = [("real eval", True), *((name, False) for name in dict.fromkeys(["eval", *names, *others]))]
+    each = [("real eval", True), *((name, False) for name in ["eval", *names, *others])]
     params = mostly_long(each, names, guard)
     return [
         pytest.param(name.removeprefix("real "), real, marks=marks, id=name)
@@ -46,7 +48,7 @@ def commands(guard: str, *names: str, others: tuple[str, ...] = ()) -> list[Any]
 
 @pytest.mark.parametrize(
     ("name", "real"),
-    commands("signals/test_signals.py::test_the_program_unwinds_once_and_says_one_sentence", "finetune"),
+    [*commands(ENDED), pytest.param("finetune", False, marks=pytest.mark.long(TRAINED), id="finetune")],
 )
 def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
     first, second = command.rng.sample([signal.SIGTERM, signal.SIGINT], 2)
