@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from _long import ITSELF
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -26,13 +27,6 @@ COPIED = ("clipjax", "converters", "configs", "tests", "benchmarks", "docs", "RE
 MODEL, ARCH, FIGURE = "vit_b_32_256-datacomp_s34b_b86k", "ViT-B-32-256", "two_sizes"
 OF_EACH_KIND = {
     "tests/test_added.py": (),
-    "tests/test_imports.py": (
-        "test_every_room_has_a_place",
-        "test_imports_go_down",
-        "test_no_two_files_reach_each_other",
-        "test_only_commands_import_inside_functions",
-    ),
-    "tests/tasks/test_named_nowhere.py": (),
     "tests/evaluation/kinds/test_kinds.py": (),
     "tests/tasks/test_names.py": (),
     "tests/data/test_cards.py": ("test_shipped_cards_parse_and_are_named_as_their_file[tinted]",),
@@ -52,6 +46,16 @@ OF_EACH_KIND = {
     "tests/commands/test_shared.py": (),
     "tests/commands/test_finetune_command.py": ("test_list_shows_every_method_and_recipe",),
 }
+# These read the whole source, which takes seconds.
+OF_SOURCE = {
+    "tests/test_imports.py": (
+        "test_every_room_has_a_place",
+        "test_imports_go_down",
+        "test_no_two_files_reach_each_other",
+        "test_only_commands_import_inside_functions",
+    ),
+    "tests/tasks/test_named_nowhere.py": (),
+}
 # These compare with open_clip and timm, which take seconds to import.
 OF_ARCHITECTURES = {
     "tests/checkpoints/test_registry.py": (
@@ -68,6 +72,7 @@ OF_ARCHITECTURES = {
         f"test_every_architecture_has_the_numbers_of_its_source[{ARCH}]",
     ),
 }
+NAMED_NOWHERE = "tasks/test_named_nowhere.py::test_shared_code_names_no_task"
 OF_RECORDS = (
     "tests/models/test_parity_record.py",
     "tests/verification/test_coverage.py",
@@ -118,12 +123,10 @@ def run(scratch: Path, *arguments: str) -> None:
     "tests",
     [
         OF_EACH_KIND,
-        pytest.param(
-            OF_ARCHITECTURES,
-            marks=pytest.mark.long("plugins/test_plugins.py::test_nothing_else_has_to_be_touched"),
-        ),
+        pytest.param(OF_SOURCE, marks=pytest.mark.long(NAMED_NOWHERE)),
+        pytest.param(OF_ARCHITECTURES, marks=pytest.mark.long(ITSELF)),
     ],
-    ids=["each kind", "architectures"],
+    ids=["each kind", "source", "architectures"],
 )
 def test_nothing_else_has_to_be_touched(tests: dict[str, tuple[str, ...]], scratch: Path) -> None:
     """`test_added.py` is among the first: it builds a network of the added family, and the added card."""
