@@ -23,6 +23,7 @@ from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
 from clipjax.evaluation.models import encoders
 from clipjax.results.runs.failed_runs import FOLDER as FAILED
+from clipjax.verification.verify import VerificationReport, verify
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -403,9 +404,15 @@ def test_a_signal_is_answered_in_words(number: str, code: int, says: str) -> Non
 @pytest.mark.usefixtures("reference_here")
 @pytest.mark.usefixtures("reference_here")
 def test_verify_takes_the_cards_library_and_writes_where_it_is_told(
-    lite0: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lite0: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "new" / "folder" / "report.json"
+    out, reports = tmp_path / "new" / "folder" / "report.json", []
+
+    def verified(*arguments: Any, **options: Any) -> VerificationReport:
+        reports.append(reports[0] if reports else verify(*arguments, **options))
+        return reports[-1]
+
+    monkeypatch.setattr("clipjax.verification.verify.verify", verified)
     assert invoke("verify", lite0, "-o", out, "--json") == (0, "")
     printed = capsys.readouterr().out
     assert json.loads(printed) == json.loads(out.read_text())
@@ -414,6 +421,7 @@ def test_verify_takes_the_cards_library_and_writes_where_it_is_told(
     code, says = invoke("verify", lite0, "-o", tmp_path / "file" / "report.json")
     assert (code, "report.json cannot be written" in says) == (1, True)
     lines = capsys.readouterr().out.splitlines()
+    assert len(reports) == 2
     assert len(lines) == 3, "what was found is not lost with the file"
     assert lines[0].startswith("random-lite0 against timm ")
     assert lines[2] == "verified"

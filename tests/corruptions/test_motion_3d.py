@@ -18,7 +18,7 @@ from clipjax.corruptions.kinds.motion_3d import Move
 from clipjax.corruptions.runner import wrapped
 
 SIZE = 32
-FRAMES = 20
+FRAMES = 5
 blurred = jax.jit(motion_3d.blurred, static_argnums=3)
 
 
@@ -83,10 +83,10 @@ def test_a_kind_blurs_each_image_by_its_own_draw(name: str, draw: Callable[[Any]
     image, depth = scene()
     kind, keys = find_corruption(name), wrapped(image_keys(name, ["a", "b"]))
     extra = {"depth": np.stack([depth, depth])}
-    constants = {**constants_of(name, 1), "frames": 5}
+    constants = {**constants_of(name, 1), "frames": FRAMES}
     both = np.asarray(kind.apply(np.stack([image, image]), keys, constants, extra))
     for ours, key in zip(both, keys):
-        np.testing.assert_array_equal(ours, blurred(image, depth, draw(key), 5))
+        np.testing.assert_array_equal(ours, blurred(image, depth, draw(key), FRAMES))
     assert (both[0] != both[1]).any()
     assert "inpainting" in kind.approximate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -151,11 +152,15 @@ def unit(features: Any) -> np.ndarray:
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
+@functools.cache
+def encoder(network: Network) -> Any:
+    return jax.jit(network.encode_text, static_argnames="precision")
+
+
 def of_whole_texts(model: Any, ids: np.ndarray, precision: Any) -> np.ndarray:
     rows = np.zeros((512, CONTEXT), np.int32)  # one shape for all lists
     rows[: len(ids)] = np.maximum(ids, 0)
-    encode = jax.jit(model.network.encode_text, static_argnames="precision")
-    return unit(encode(model.params, jnp.asarray(rows), precision=precision))[: len(ids)]
+    return unit(encoder(model.network)(model.params, jnp.asarray(rows), precision=precision))[: len(ids)]
 
 
 def in_parts(model: Any, texts: SplitTexts, precision: str) -> np.ndarray:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clipjax.gates import judge
 from tests.sweep._sweep_world import write_world
 
 SUITE = """
@@ -23,6 +26,18 @@ resamples = 100
 task = "zeroshot"
 datasets = ["many", "few"]
 """
+
+
+# The level of a test on as many images, which is enumerated in half a second, and how many images one needs.
+ONCE = {name: functools.cache(getattr(judge, name)) for name in ("MarginTest", "images_to_show")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def enumerated_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, computed in ONCE.items():
+            patch.setattr(judge, name, computed)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -114,9 +114,9 @@ def test_a_reference_that_reads_images_otherwise_is_refused(run, near, gate_worl
     shutil.copytree(gate_world / "models" / "one", pinned)
     assert run(near, LOOSE, against="pinned").exit_code == 0
     card = json.loads((pinned / "card.json").read_text())
-    card["preprocess"]["mean"] = [0.9, 0.1, 0.9]
+    card["preprocess"]["interpolation"] = "bilinear"
     (pinned / "card.json").write_text(json.dumps(card))
-    result = run("models/large", LOOSE, against="pinned")
+    result = run("models/two", LOOSE, against="pinned")
     shutil.rmtree(pinned)
     assert isinstance(result.exception, DataError)
     assert "the reference's run is not the one of earlier checkpoints" in str(result.exception)

@@ -18,6 +18,7 @@ from clipjax.devices import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 1.0  # of the programs below
+BRIEF = 0.4  # of those that take the processor all the while
 SLACK = 4.0  # more seconds: the machine may be busy
 TERM = "clipjax: interrupted: what is finished is kept; run the same command again"
 INT = "clipjax: stopped: what is finished is kept; the same command goes on from there"
@@ -134,7 +135,7 @@ def test_a_swallowed_exception_does_not_lose_the_signal(
     place: str, number: signal.Signals, code: int, says: str
 ) -> None:
     """Sooner or later it is raised where it counts; where it never is, the grace ends."""
-    ended, _, err = end(start(SWALLOWING[place]), number, within=GRACE)
+    ended, _, err = end(start(SWALLOWING[place], BRIEF), number, within=BRIEF)
     assert ended == code, err
     assert err in (says + "\n", says + DROPPED + "\n")
 
@@ -168,7 +169,7 @@ DEEP = {
 def test_a_program_that_is_deep_in_something_is_ended(
     place: str, number: signal.Signals, code: int, says: str
 ) -> None:
-    ended, _, err = end(start(DEEP[place]), number, within=GRACE)
+    ended, _, err = end(start(DEEP[place], BRIEF), number, within=BRIEF)
     assert ended == code, err
     assert err in (says + "\n", says + DROPPED + "\n")
 
@@ -181,9 +182,9 @@ loop = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2.0, lambda x: x * 0.5
 ready()
 loop(1.0).block_until_ready()
 """
-    process = start(body)
+    process = start(body, BRIEF)
     time.sleep(0.3)  # until it is in the loop
-    code, _, err = end(process, signal.SIGTERM, within=GRACE)
+    code, _, err = end(process, signal.SIGTERM, within=BRIEF)
     assert code == 75, err
     assert err in (TERM + "\n", TERM + DROPPED + "\n")
 
@@ -285,12 +286,12 @@ ready()
 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(program(body), text=True, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(program(body, BRIEF), text=True, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout is not None
         child = int(process.stdout.readline())
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(GRACE + SLACK) == 75
+        assert process.wait(BRIEF + SLACK) == 75
     until = time.monotonic() + SLACK
     while _runs(child):
         assert time.monotonic() < until
