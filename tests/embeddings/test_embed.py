@@ -25,7 +25,7 @@ from _xla_flags import flags_of
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings import forward
+from clipjax.embeddings import forward, stored_rows
 from clipjax.embeddings.answers import answer_key
 from clipjax.embeddings.forward import text_encoder
 from clipjax.embeddings.keys import image_key
@@ -367,6 +367,9 @@ def test_two_runs_into_one_store(work: Path, reference: dict[str, Any]):
 # ------------------------------------------------------------------------------------ processes
 
 
+SECOND = "embeddings/test_embed.py::test_the_second_of_two_processes_does_its_part_and_tells_the_other"
+
+
 def free_port() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -390,6 +393,36 @@ def two_processes(
     ]
 
 
+def test_the_second_of_two_processes_does_its_part_and_tells_the_other(
+    model: TinyModel, work: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In this process; the first one then fails, and the second time this one does."""
+    compared, told = dict[str, str](), list[Exception | None]()
+
+    def failed(failure: Exception | None) -> int:
+        told.append(failure)
+        return 0 if failure is None else 1
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(stored_rows, "assert_same_everywhere", compared.__setitem__)
+    monkeypatch.setattr(stored_rows, "failed_process", failed)
+    monkeypatch.setattr(stored_rows, "first_decides", lambda decide, _: decide())
+    with pytest.raises(DataError, match=r"^embedding failed on process 0: see its message"):
+        run(model, manifest_of(work / "images", 50), store)
+    [entry] = store.ls()
+    assert sorted(path.name[:5] for path in store.root.glob("*/*.safetensors")) == ["00001", "00003"]
+    assert f"the store {store.root} (one directory that all hosts see)" in compared
+    assert entry.shards == 4
+    write_images(tmp_path / "images", 50)
+    (tmp_path / "images" / "0020.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0020\.png: not an image"):
+        run(model, manifest_of(tmp_path / "images", 50), Store(tmp_path / "other"))
+    nothing, own = told
+    assert (nothing, "0020.png" in str(own)) == (None, True)
+
+
+@pytest.mark.long(SECOND)
 def test_two_processes_share_the_work(work: Path, reference: dict[str, Any]):
     store, pixels = str(work / "distributed"), work / "pixels"
     finish(*two_processes(work, (store, store), "--pixels", str(pixels)))
@@ -416,6 +449,7 @@ def test_two_processes_share_small_data_sets(work: Path, reference: dict[str, An
         assert sum(each["forward_passes"] for each in stats) == 4  # 8 batches of 4 on 2 devices
 
 
+@pytest.mark.long(SECOND)
 def test_hosts_that_do_not_share_the_store_are_told(work: Path):
     processes = two_processes(work, (str(work / "here"), str(work / "there")))
     for process in processes:
@@ -425,6 +459,7 @@ def test_hosts_that_do_not_share_the_store_are_told(work: Path):
     assert not list(work.glob("here/*/*.safetensors"))
 
 
+@pytest.mark.long(SECOND)
 def test_one_process_fails(work: Path, tmp_path: Path):
     """An unreadable image of process 0: it is named, both end, and process 1 has stored its shards."""
     shutil.copytree(work / "images", tmp_path / "images")
