@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from _imports import HEIGHT, imports, modules, names_in, ours, room, within
+from _imports import HEIGHT, imports, modules, ours, room, strings, within
 
 from clipjax.registry import PACKAGES
 
@@ -43,7 +43,7 @@ def test_strings_name_no_higher_module() -> None:
     upward = {
         (module, name)
         for module, file in modules().items()
-        for text in names_in(file).strings
+        for text in strings(file)
         for name in (found.replace("/", ".").removesuffix(".py") for found in path.findall(text))
         if name in modules() and is_above(module, name)
     }
@@ -56,7 +56,7 @@ def test_only_the_rooms_of_models_name_params() -> None:
 
     for module, file in modules().items():
         if HEIGHT[room(module)] < HEIGHT["models"]:
-            paths = (text for text in names_in(file).strings if " " not in text)  # not sentences
+            paths = (text for text in strings(file) if " " not in text)  # not sentences
             words = {word for text in paths for word in re.findall(r"\w+", text)}
             assert not words & {*STACKS, "logit_scale", "logit_bias", "vision", "decoder"}, module
 
