@@ -18,7 +18,7 @@ from clipjax.data.text.language_tokenizers import load_language_tokenizer
 from clipjax.demo.llava.asking import CHANCE, DEBIASED, QuestionResults, by_order
 from clipjax.demo.llava.making import arch_of, asked_question
 from clipjax.demo.llava.texts import OPTIONS, PROMPT, Examples, examples, write_tokenizer
-from clipjax.demo.llava.train import LlavaRecipe, train
+from clipjax.demo.llava.train import LlavaRecipe, _loss, train
 from clipjax.demo.world.scenes import SHAPES
 from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics.uncertainty.intervals import wilson
@@ -88,13 +88,22 @@ def test_letters_are_those_of_the_right_options(small: Small) -> None:
     assert shares == pytest.approx([1 / OPTIONS] * OPTIONS, abs=0.05)
 
 
+def test_it_learns_a_few_answers_by_their_images(small: Small) -> None:
+    """The same ten examples in every step: their answers become likely beside their own images alone."""
+    patches, few = looked_at(small), small.examples(10, seed=1)
+    recipe = LlavaRecipe(steps=FEW_STEPS, warmup=2, batch_size=10)
+    repeated = Examples(*(np.tile(part, (FEW_STEPS, *[1] * (part.ndim - 1))) for part in few))
+    params = train(small.arch, patches, repeated, recipe, seed=0)
+    others = few._replace(image=(few.image + 1) % N)  # the class after each
+    loss_of = jax.jit(_loss, static_argnums=1)
+    loss, of_others = (float(loss_of(params, small.arch, patches[each.image], each)) for each in (few, others))
+    assert loss < 0.1 < 0.4 < of_others
+
+
+@pytest.mark.long("demo/test_llava.py::test_it_learns_a_few_answers_by_their_images")
 def test_it_learns_to_read_images_and_letters(small: Small) -> None:
     """One patch shows the class: right in every order, and at chance when the images are shuffled."""
-    rng = np.random.default_rng(0)
-    looks = rng.normal(size=(len(CLASSES), small.arch.vision.width))
-    patches = 0.3 * rng.normal(size=(N, 4, small.arch.vision.width))
-    patches[np.arange(N), rng.integers(4, size=N)] += looks[small.data.labels]
-    patches = patches.astype(np.float32)
+    rng, patches = np.random.default_rng(1), looked_at(small)
     recipe = LlavaRecipe(steps=STEPS, warmup=20, batch_size=48)
     params = train(small.arch, patches, small.examples(STEPS * 48, seed=1), recipe, seed=0)
     batch = small.examples(600, seed=2)
@@ -109,7 +118,16 @@ def test_it_learns_to_read_images_and_letters(small: Small) -> None:
     assert wilson(int(wrong.sum()), len(wrong)).lo < CHANCE + 0.05
 
 
-STEPS = 120
+STEPS, FEW_STEPS = 120, 16
+
+
+def looked_at(small: Small) -> np.ndarray:
+    """Features of the images, float32 [N, 4, width]: one of four patches shows the class."""
+    rng = np.random.default_rng(0)
+    looks = rng.normal(size=(len(CLASSES), small.arch.vision.width))
+    patches = 0.3 * rng.normal(size=(N, 4, small.arch.vision.width))
+    patches[np.arange(N), rng.integers(4, size=N)] += looks[small.data.labels]
+    return patches.astype(np.float32)
 
 
 def _answers(
