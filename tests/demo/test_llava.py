@@ -95,8 +95,8 @@ def test_it_learns_a_few_answers_by_their_images(small: Small) -> None:
     repeated = Examples(*(np.tile(part, (FEW_STEPS, *[1] * (part.ndim - 1))) for part in few))
     params = train(small.arch, patches, repeated, recipe, seed=0)
     others = few._replace(image=(few.image + 1) % N)  # the class after each
-    loss_of = jax.jit(_loss, static_argnums=1)
-    loss, of_others = (float(loss_of(params, small.arch, patches[each.image], each)) for each in (few, others))
+    of = jax.jit(_loss, static_argnums=1)
+    loss, of_others = (float(of(params, small.arch, patches[each.image], each)) for each in (few, others))
     assert loss < 0.1 < 0.4 < of_others
 
 

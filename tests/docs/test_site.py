@@ -10,6 +10,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 from _browser import TOO_WIDE, chromium
+from _long import mostly_long
 
 from docs.generate.stage import ROOT, digest, pages
 
@@ -125,9 +126,10 @@ def test_tutorials_were_executed(site: Path) -> None:
         assert "Traceback" not in text, name
 
 
-def test_no_page_is_wider_than_a_phone(site: Path, page: Page) -> None:
+@pytest.mark.parametrize("every", mostly_long([8, 1], keep=[8]))
+def test_no_page_is_wider_than_a_phone(site: Path, page: Page, every: int) -> None:
     wide = {}
-    for name in pages():
+    for name in list(pages())[::every]:
         page.goto((site / name).with_suffix(".html").as_uri())
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wide[name] = page.evaluate(TOO_WIDE)
@@ -135,7 +137,7 @@ def test_no_page_is_wider_than_a_phone(site: Path, page: Page) -> None:
     assert wide == {}
 
 
-@pytest.mark.parametrize("words", SEARCHED)
+@pytest.mark.parametrize("words", mostly_long(SEARCHED, keep=("reliability diagram", "openai_80")))
 def test_search_finds_words_from_disk(site: Path, page: Page, words: str) -> None:
     page.set_default_timeout(10_000)
     page.goto((site / "search.html").as_uri() + f"?q={words.replace(' ', '+')}")

@@ -34,6 +34,9 @@ from clipjax.config import config_dir
 from clipjax.results.published.references import sources
 from clipjax.storage.reading import read_csv
 
+# Reading what is published and checking every claim takes half of their time.
+pytestmark = pytest.mark.long("analysis/claims/test_claims.py::test_holds_does_not_hold_cannot_be_told")
+
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 RESAMPLES = 200
 SHIFTS = ("v2", "sketch", "r", "a", "objectnet")
@@ -386,6 +389,7 @@ def test_an_ordinary_offset_decides_nothing(verdicts: dict[str, Verdict]) -> Non
         assert finding.why.endswith("of random splits by family are as far off: an ordinary offset")
 
 
+@pytest.mark.long("analysis/claims/test_ledger.py::test_the_document_names_the_ledgers_parts")
 def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict], script: ModuleType) -> None:
     """Its limits are those of more draws than here; its words follow from its own numbers by the rule."""
     text = (Path(__file__).parents[3] / "docs" / "study" / "claims.md").read_text(encoding="utf-8")

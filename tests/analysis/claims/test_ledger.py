@@ -36,6 +36,17 @@ def test_statements_of_every_part_of_the_study() -> None:
     assert not any(one.no_task for one in CLAIMS)
 
 
+def test_the_document_names_the_ledgers_parts() -> None:
+    """The first cells of its table of verdicts on published numbers: the claim, and which of its parts."""
+    text = (Path(__file__).parents[3] / "docs" / "study" / "claims.md").read_text(encoding="utf-8")
+    lines = text.split("<!-- verdicts: begin -->\n")[1].split("\n<!-- verdicts: end -->")[0].splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    named = [(cells[0], cells[2]) for cells in shown]
+    known = {one.key: {str(part) for part in one.parts} for one in CLAIMS}
+    assert len(named) == len(set(named)) == 41
+    assert [(key, part) for key, part in named if part not in known.get(key, ())] == []
+
+
 # ---------------------------------------------------------------------------- rows that the claims rest on
 
 
