@@ -120,6 +120,7 @@ def test_an_other_form_is_none_that_a_gpu_takes(layer: str, other: str) -> None:
     assert list(FORMS[layer].items()) == before
 
 
+@pytest.mark.long("devices/test_gpu_benchmark.py::test_an_other_form_is_none_that_a_gpu_takes")
 def test_convnext_runs_by_frequencies_in_its_other_form(
     here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -373,6 +373,7 @@ def compiled(card: Card, *arguments: str) -> Any:
     return json.loads(done.stdout.partition("answer ")[2])
 
 
+@pytest.mark.long("estimates/test_aot.py::test_what_is_read_from_an_executable")
 def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
     found = compiled(card)
     parity = found["parity"]
