@@ -47,8 +47,13 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries print to stdout: keep that out of the answers
+    answer(sys.stdin.buffer, answers)
+
+
+def answer(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Answer each question until there are no more."""
     models = _Models()
-    while (asked := _read(sys.stdin.buffer)) is not None:
+    while (asked := _read(questions)) is not None:
         try:
             header, payload = _DO[asked[0]["do"]](models, *asked)
         except ClipjaxError as error:

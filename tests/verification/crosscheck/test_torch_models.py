@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -13,7 +18,6 @@ import reference
 import test_crosscheck_libraries as libraries
 import timm
 from _crosscheck import write_images
-from _long import mostly_long
 from _vocabularies import PIECES, SPECIAL_IDS, pieces, small_rules
 from timm.models._hub import save_config_for_hf
 
@@ -28,6 +32,7 @@ from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.request import Request
+from converters.golden import serve
 from converters.golden.condition import condition
 from converters.golden.served import LIBRARIES
 from tests.verification.parity import test_parity_hf as hf
@@ -36,9 +41,34 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to (64|77) toke
 LABELS = "labels.csv"
 
 
+class Here:
+    """The server's process as a thread of this one, which has imported the libraries."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        assert command == [sys.executable, "-m", "converters.golden", "serve"]
+        (questions, asked), (answered, answers) = os.pipe(), os.pipe()
+        self.stdin, self.stdout = os.fdopen(asked, "wb"), os.fdopen(answered, "rb")
+        ends = os.fdopen(questions, "rb"), os.fdopen(answers, "wb")
+        self._thread = threading.Thread(target=self._serve, args=ends, daemon=True)
+        self._thread.start()
+
+    def _serve(self, questions: BinaryIO, answers: BinaryIO) -> None:
+        with questions, answers:
+            serve.answer(questions, answers)
+
+    def poll(self) -> None:
+        """It runs."""
+
+    def kill(self) -> None:
+        self.stdin.close()
+
+    def wait(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A narrow model in each library's own layout, and images; one process runs all of them."""
+    """A narrow model in each library's own layout, and images; one server runs all of them, in a thread."""
     root = tmp_path_factory.mktemp("torch")
     write_images(root / "images")
     config = reference.narrow("ViT-B-32")
@@ -62,8 +92,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
     libraries.save_transformers(config, root / "transformers")
     libraries.write_clip_tokenizer(root / "transformers")
-    yield root
-    torch_process.PROCESS.close()
+    popen = SimpleNamespace(Popen=Here, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_process, "subprocess", popen)
+        yield root
+        torch_process.PROCESS.close()
 
 
 def request_of(world: Path, library: str) -> dict[str, Any]:
@@ -89,16 +122,21 @@ def siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     return libraries.with_tokenizer(clipjax.load_model(folder), spec, folder / "spiece.model")
 
 
-@pytest.mark.parametrize(
-    "library",
-    mostly_long(
-        ["open_clip", "timm", "transformers"],
-        keep=["timm", "transformers"],
-        guard="verification/crosscheck/test_torch_models.py::test_the_transform_decides",
-    ),
-)
+@pytest.mark.parametrize("library", ["timm", "transformers"])
 def test_through_torch_and_as_flax(world: Path, library: str, tmp_path: Path) -> None:
     _same_rows(world, clipjax.load_model(world / library), library, world / library, tmp_path / "store")
+
+
+@pytest.mark.long("verification/crosscheck/test_torch_models.py::test_the_transform_decides")
+def test_in_a_process_of_its_own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user, whose process has not imported the libraries."""
+    torch_process.PROCESS.close()
+    monkeypatch.setattr(torch_process, "subprocess", subprocess)
+    library = "open_clip"
+    try:
+        _same_rows(world, clipjax.load_model(world / library), library, world / library, tmp_path / "store")
+    finally:
+        torch_process.PROCESS.close()
 
 
 @pytest.mark.long("verification/crosscheck/test_torch_models.py::test_through_torch_and_as_flax")
