@@ -17,6 +17,7 @@ from clipjax.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
+CROSSCHECK = "verification/crosscheck/test_crosscheck.py::test_the_command_on_real_weights_and_photographs"
 TOLERANCE = 1e-3  # of the logits, float32 on a CPU
 
 
@@ -68,6 +69,7 @@ def compare_folder(pair, folder: Path, store: Store, **settings: Any) -> Any:
     return result, expected
 
 
+@pytest.mark.long(CROSSCHECK)
 def test_photographs(pair, tmp_path):
     """scikit-image's photographs have no labels: the table names what is seen in each."""
     skimage = pytest.importorskip("skimage")
@@ -105,6 +107,7 @@ def cue_conflict(pair, test_data: Path, tmp_path: Path, limit: int | None) -> No
     assert result.value("top1") == right / len(shapes)
 
 
+@pytest.mark.long(CROSSCHECK)
 def test_cue_conflict_sample(pair, test_data, tmp_path):
     cue_conflict(pair, test_data, tmp_path, limit=16)
 

@@ -36,6 +36,8 @@ from clipjax.tasks.inputs import ImageInputs
 from clipjax.verification import verify
 from converters.golden import run
 
+# The same weights on photographs, both frameworks the whole way.
+PHOTOGRAPHED = "verification/crosscheck/test_crosscheck.py::test_the_command_on_real_weights_and_photographs"
 BATCH = 32
 # Digests of the 16-way decisions and of the 1,000-way classes of the 373 cue-conflict images.
 DECISIONS = "5176ace7c404854ab4edf6978f1ee33d1f199ff9872104c3a7b0f18438e9f60c"
@@ -119,6 +121,7 @@ def cue_conflict(folder: Path) -> list[Path]:
     return sorted((folder / "cue_conflict").glob("*/*.png"))
 
 
+@pytest.mark.long(PHOTOGRAPHED)
 def test_every_stage(model: Model, torch_model: Any, transform: Any):
     pixels = torch.stack([*map(transform, photographs()[:3])]).permute(0, 2, 3, 1).contiguous().numpy()
     golden = verify.Golden({"images": pixels}, run(torch_model, pixels, None), {})
@@ -131,6 +134,7 @@ def test_every_stage(model: Model, torch_model: Any, transform: Any):
 
 
 @pytest.mark.usefixtures("reference_here")
+@pytest.mark.long(PHOTOGRAPHED)
 def test_verify_against_timm(model: Model, tmp_path: Path):
     """From the converted folder alone: its weights are written back under timm's names."""
     report = verify.verify(model.save(tmp_path / "lite0"), "timm")
@@ -138,7 +142,7 @@ def test_verify_against_timm(model: Model, tmp_path: Path):
     assert report.reference["library"] == "timm"
 
 
-@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_every_stage")
+@pytest.mark.long(PHOTOGRAPHED)
 def test_photographs(model: Model, torch_model: Any, transform: Any):
     images = photographs()
     expected = torch_logits(torch_model, transform, images)
@@ -147,6 +151,7 @@ def test_photographs(model: Model, torch_model: Any, transform: Any):
     assert found.argmax(1).tolist() == expected.argmax(1).tolist()
 
 
+@pytest.mark.long(PHOTOGRAPHED)
 def test_what_the_photographs_show(model: Model):
     names = load_labels("imagenet").classes
     found = np.asarray(logits(classifier_head(model), our_features(model, photographs()))).astype(np.float64)
@@ -162,7 +167,7 @@ def test_what_the_photographs_show(model: Model):
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_every_stage")
+@pytest.mark.long(PHOTOGRAPHED)
 def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, test_data: Path):
     """Logits and top-1 of all 373 images, and the shape and texture decisions they lead to."""
     paths = cue_conflict(test_data)
