@@ -171,7 +171,7 @@ def models(world: Path) -> Callable[[str], Measured]:
 @pytest.fixture(
     params=mostly_long(
         sorted(FAMILIES),
-        keep=[*EVERY_TASK, "beit", "convnext"],
+        keep=[*EVERY_TASK, "beit"],
         guard="tasks/test_on_classifiers.py::test_accuracy",
     )
 )
@@ -297,6 +297,7 @@ def test_retrieval_is_not_applicable(whole: Measured):
 SELECTION = "resnet50.tv_in1k"
 
 
+@pytest.mark.long("tasks/test_on_classifiers.py::test_imagenet_d")
 def test_a_resnet_50_makes_the_lists_of_table_iii(world: Path, tmp_path: Path):
     """It chooses the categories, a CLIP answers, and the rows stand in the lines of Table III."""
     for nuisance in ("background", "material"):

@@ -11,6 +11,8 @@ import pytest
 
 from clipjax.models.dense import PROBE3D
 
+MATCHING = "metrics/test_point_matches.py::test_matches_are_the_readings"
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
@@ -53,6 +55,7 @@ def test_the_left_image_is_the_right_one_moved_by_the_disparity(script: ModuleTy
     assert 3 * unlike(x - disparity) < min(unlike(x), unlike(x + disparity))
 
 
+@pytest.mark.long(MATCHING)
 def test_real_weights_are_clearly_ahead(script: ModuleType, pair: Any, matches: dict[str, Any]) -> None:
     assert all(each.there.all() and len(each.there) == 1000 for each in matches.values())
     assert ahead(script, pair, matches["real"], matches["random"]) == [True, True, True]
@@ -61,6 +64,7 @@ def test_real_weights_are_clearly_ahead(script: ModuleType, pair: Any, matches: 
     np.testing.assert_allclose(within, [0.189, 0.591, 0.920], atol=0.02)
 
 
+@pytest.mark.long(MATCHING)
 def test_a_broken_matching_is_not_ahead(script: ModuleType, pair: Any, matches: dict[str, Any]) -> None:
     """Keys of other points; and a disparity of the wrong sign, which the strictest threshold shows."""
     real, random = matches["real"], matches["random"]
