@@ -424,6 +424,7 @@ def test_leaves_come_largest_first() -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.long("test_imports.py::test_only_golden_imports_torch")
 def test_conversion_without_torch(tmp_path: Path) -> None:
     """In a process where torch cannot be imported, every format converts."""
     for format, save in FORMATS.items():

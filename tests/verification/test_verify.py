@@ -332,6 +332,7 @@ def test_bad_arguments_and_files(gelu: Case, tmp_path: Path):
 # -------------------------------------------------------------------------------- subprocess and goldens
 
 
+@pytest.mark.long("verification/test_verify.py::test_a_configuration_beside_a_folder_of_ours_is_not_its")
 def test_a_converted_folder_against_open_clip(gelu: Case, tmp_path: Path):
     """Only the converted folder is at hand: its weights go back to the reference's file."""
     gelu.model.save(tmp_path / "converted")
@@ -407,6 +408,7 @@ def _loaded(folder: Path) -> Any:
     return model
 
 
+@pytest.mark.long("test_imports.py::test_the_whole_path_from_checkpoint_to_result_loads_without_torch")
 def test_a_golden_needs_no_torch():
     folder = GOLDEN / "tiny_vit"
     code = f"""
