@@ -57,7 +57,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     prompts = [f"A photo of the {name}." for name in IMAGENET_CLASSNAMES]
-    return [*HAND_WRITTEN, *SPECIALS, *prompts, *fuzz(2500, seed=1)]
+    return [*HAND_WRITTEN, *SPECIALS, *prompts, *fuzz(1200, seed=1)]
 
 
 def ours(folders: Path, name: str, kind: str, context: int | None = None) -> Tokenizer:
@@ -243,9 +243,9 @@ def test_shipped_sizes_are_those_of_the_real_vocabularies() -> None:
 
 
 def mistakes(folders: Path, name: str, texts: list[str], reference: dict[str, np.ndarray]) -> int:
-    """How many of the hand-written texts and every seventh other have other ids, on a tokenizer made anew."""
+    """How many of the hand-written texts and every fourth other have other ids, on a tokenizer made anew."""
     by_hand = len(HAND_WRITTEN) + len(SPECIALS)
-    rows = [*range(by_hand), *range(by_hand, len(texts), 7)]
+    rows = [*range(by_hand), *range(by_hand, len(texts), 4)]
     good = ours(folders, name, "json")
     ids = Tokenizer(good.spec, good.files).encode([texts[row] for row in rows]).ids
     return int((ids != reference[name][rows]).any(axis=1).sum())
