@@ -89,15 +89,13 @@ class Case:
         return self._first_difference(program(arch, until), params or self.params)
 
     def difference_of(self, params: Any) -> str | None:
-        """`first_difference` with other params alone: all calls share one program."""
-        return self._first_difference(self._program, params)
-
-    @functools.cached_property
-    def _program(self) -> Any:
-        return program(self.arch)
+        """`first_difference` with other params alone: all calls share one program, that of `compare`."""
+        return self._first_difference(
+            functools.partial(verify._capture, Network(self.arch), "vision"), params
+        )
 
     def _first_difference(self, encode: Any, params: Any) -> str | None:
-        _, stages = encode({"vision": params["vision"]}, self.golden.inputs["images"])
+        _, stages = encode(params, self.golden.inputs["images"])
         for name, theirs in self.golden.stages.items():
             ours = stages.get(name.removeprefix("vision."))
             if ours is not None and not verify.compare_stage(name, np.asarray(ours), theirs).passed:

@@ -66,8 +66,18 @@ def assert_same(report: verify.VerificationReport, blocks: int) -> None:
     assert errors.get("logits", 0) <= 1e-3
 
 
+XXLARGE = "convnext_xxlarge-in1k"  # the others' eps is 1e-6
+EPS = "verification/parity/convolutions/test_parity_convnext.py::test_another_eps_is_seen"
+
+
 @pytest.mark.parametrize(
-    "name", mostly_long(KINDS, keep=["convnext_base_w", "convnext_xxlarge-in1k", "convnextv2_base-in1k-384"])
+    "name",
+    [
+        *mostly_long(
+            [name for name in KINDS if name != XXLARGE], keep=["convnext_base_w", "convnextv2_base-in1k-384"]
+        ),
+        *mostly_long([XXLARGE], [], EPS),
+    ],
 )
 def test_every_stage(name: str):
     report = narrow_case(name).compare()

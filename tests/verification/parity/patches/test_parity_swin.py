@@ -268,6 +268,7 @@ def test_every_tensor_moves_the_features() -> None:
     assert case.movement() == 0
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_swin.py::test_every_stage")
 def test_every_eps_moves_the_features() -> None:
     case = narrow_case()
     moved = {}
