@@ -91,6 +91,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------------------------- transformers
 
 
+@pytest.mark.long(
+    "verification/crosscheck/test_crosscheck_libraries.py::test_transformers_siglip_with_its_bias"
+)
 def test_transformers_clip_from_its_own_folder(clip: Path, images: Path, tmp_path: Path) -> None:
     """Its tokenizer pads with the end of a text and not with 0, which no tower reads."""
     folder = shutil.copytree(clip, tmp_path / "clip")
@@ -118,7 +121,11 @@ def test_transformers_siglip_with_its_bias(siglip_files: Path, images: Path, tmp
     assert model.card.logit_bias == -12
     found = in_process(subject_of(model, images), "transformers", tmp_path, config=str(folder))
     assert found.passed, found.to_dict()
-    assert found.about["reference"]["transform"] == "SiglipImageProcessorPil"
+    facts = found.about["reference"]
+    assert (facts["preprocessing"], facts["transform"]) == (
+        "preprocessor_config.json",
+        "SiglipImageProcessorPil",
+    )
     without = model.with_card(dataclasses.replace(model.card, logit_bias=None))
     again = in_process(subject_of(without, images), "transformers", tmp_path / "again")
     assert again.first_difference == "logits"
@@ -241,6 +248,9 @@ def test_a_model_of_our_own_lends_the_reference_its_card(
     assert (facts["preprocessing"], facts["tokenizer"]) == (CARD, "open_clip's SimpleTokenizer")
 
 
+@pytest.mark.long(
+    "verification/test_verify.py::test_an_architecture_without_a_name_is_built_from_its_configuration"
+)
 def test_an_architecture_that_open_clip_does_not_name(images: Path, tmp_path: Path) -> None:
     """Towers that are not plain CLIP's: only the file beside the weights says how to build them."""
     config = reference.narrow("ViT-B-32")
