@@ -92,6 +92,9 @@ def test_final_norm_would_be_seen():
     assert np.abs(got - normed.permute(0, 2, 3, 1).numpy()).max() / np.abs(got).max() > 1.0
 
 
+@pytest.mark.long(
+    "verification/parity/convolutions/test_parity_mbconv.py::test_other_sizes_and_dense_features"
+)
 def test_stages_of_an_mbconv_net():
     own = narrow_case("tf_efficientnet_lite0", "timm")
     captured = own.golden.stages
@@ -123,13 +126,7 @@ def test_any_layers_in_any_order(deep: tuple[Network, Any]):
     every = maps(deep, range(6))
     assert len(every) == 6
     assert every[0].shape == (2, 3, 3, deep[0].arch.vision.width)
-    for layers, wanted in [
-        (2, [4, 5]),
-        ([3], [3]),
-        ([4, 1], [4, 1]),
-        ([-1, 0], [5, 0]),
-        ([2, 2, -4], [2, 2, 2]),
-    ]:
+    for layers, wanted in [(2, [4, 5]), ([4, 1], [4, 1]), ([-1, 2, 2], [5, 2, 2])]:
         found = maps(deep, layers)
         for got, index in zip(found, wanted, strict=True):
             np.testing.assert_allclose(got, every[index], rtol=0, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from clipjax.models.network import Network
 from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import export, flatten
 from converters.table import load_table
+from tests import _forks
 
 INDEX = "open_clip_model.safetensors.index.json"
 
@@ -60,7 +62,7 @@ def write_reference(folder: Path, card: Card, dtype: str) -> Path:
     rng = np.random.default_rng(0)
     abstract = flatten(Network(card.arch).abstract_params())
     leaves = {
-        path: (0.02 * rng.standard_normal(leaf.shape, np.float32)).astype(dtype)
+        path: (0.04 * rng.random(leaf.shape, np.float32) - 0.02).astype(dtype)
         for path, leaf in abstract.items()
     }
     tensors = export(leaves, load_table("open_clip_vit"))
@@ -167,9 +169,9 @@ def test_peak_memory(tmp_path: Path) -> None:
     for path in (folder, half):
         path.mkdir()
         write_reference(path, card_of(), path.name)
-    command = [sys.executable, "-c", MEASURE, str(folder), str(half)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    devices, loading, converting = json.loads(done.stdout)
+    (script := tmp_path / "measure.py").write_text(MEASURE)
+    process = _forks.start(script, [folder, half], dict(os.environ), stdout=subprocess.PIPE)
+    devices, loading, converting = json.loads(process.communicate()[0])
     sizes = [sum(path.stat().st_size for path in f.glob("model-*.safetensors")) for f in (folder, half)]
     assert devices == 8
     assert 0.9 < loading / sizes[0] < 1.3

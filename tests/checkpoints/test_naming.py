@@ -99,6 +99,7 @@ def test_a_published_name_is_adjusted_or_refused(weights: Path, tmp_path: Path) 
         load_model(weights, card=ROW, name=" ")
 
 
+@pytest.mark.long("checkpoints/test_naming.py::test_random_weights_are_not_the_model_whose_card_loads_them")
 def test_nothing_shows_random_weights_as_the_row(weights: Path, tmp_path: Path) -> None:
     """convert, eval, curation's cells, report: the published number stays the row's."""
     for colour in ("red", "blue"):

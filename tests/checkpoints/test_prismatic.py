@@ -80,7 +80,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=mostly_long(CASES, keep=["clip"]))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, narrow: None) -> Case:
     tower, language, text = CASES[request.param]
     reference = _llava.prismatic(tmp_path_factory.mktemp(request.param), tower, language)
@@ -365,6 +365,7 @@ def test_the_prompt_of_mistrals_own_tokenizer(tmp_path: Path) -> None:
     assert language.stop == (2,)
 
 
+@pytest.mark.long("checkpoints/test_prismatic.py::test_the_prompt_and_the_answer_are_the_libraries")
 def test_the_example_of_the_documents_runs() -> None:
     if importlib.util.find_spec("mistral_common") is None:
         pytest.skip("mistral-common, which has the tokenizer, is not installed: see the Makefile")
