@@ -46,44 +46,60 @@ def installed(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def run(site: Path, cwd: Path, *arguments: str) -> str:
-    """Run the wheel's command line from `cwd`, where only the wheel is on the path."""
-    code = "import sys; from clipjax.cli import main; sys.argv[0] = 'clipjax'; main()"
+# Several commands of a user in one process: starting one and importing JAX takes seconds.
+RUN = """
+import sys
+from clipjax.cli import main
+
+def run(*arguments):
+    sys.argv = ["clipjax", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def python(site: Path, cwd: Path, code: str) -> str:
+    """Run code, after RUN, from `cwd`, where only the wheel is on the path."""
     environment = {**os.environ, "PYTHONPATH": str(site), "CLIPJAX_CACHE": str(cwd / "cache")}
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", RUN + code]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+CONVERT = """
+run("convert", "lite0.safetensors", "--model", "tf_efficientnet_lite0-in1k", "--out", "lite0")
+import clipjax
+print(clipjax.load_model("lite0").card.kind, clipjax.__file__)
+"""
+REPORT = """
+run("models", "--json")
+print("models end")
+run("report", "results", "--figure", "fig4")
+import converters.sources
+print(converters.sources.__file__)
+"""
+
+
+@pytest.mark.long("test_wheel.py::test_commands_run_from_another_folder")
 def test_models_convert_and_load_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    where = run(installed, tmp_path, "models", "--json")
-    assert [model["id"] for model in json.loads(where)["models"]] == model_ids()
     weights = tmp_path / "lite0.safetensors"
     save_file(lite0_state_dict(), weights, metadata={"format": "pt"})
-    out = run(
-        installed,
-        tmp_path,
-        "convert",
-        str(weights),
-        "--model",
-        "tf_efficientnet_lite0-in1k",
-        "--out",
-        "lite0",
-    )
+    out = python(installed, tmp_path, CONVERT)
     assert "4.7 M parameters" in out
-    code = "import clipjax; print(clipjax.load_model('lite0').card.kind, clipjax.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert loaded.stdout.startswith(f"classifier {installed}"), loaded.stderr
+    assert out.splitlines()[-1].startswith(f"classifier {installed}")
 
 
-def test_the_report_page_travels_with_its_parts(installed: Path, tmp_path: Path) -> None:
-    """Template, style and scripts are package data."""
+def test_commands_run_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    """Configs are package data, and the report page's template, style and scripts; so are the converters."""
     ResultStore(tmp_path / "results").add([row(new_run_id())])
-    assert "1 model, 1 number" in run(installed, tmp_path, "report", "results", "--figure", "fig4")
+    where, out = python(installed, tmp_path, REPORT).split("models end\n")
+    assert [model["id"] for model in json.loads(where)["models"]] == model_ids()
+    assert "1 model, 1 number" in out
+    assert out.splitlines()[-1].startswith(str(installed))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert script_text() in text
     assert text.rstrip().endswith("</html>")
