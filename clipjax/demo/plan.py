@@ -108,6 +108,7 @@ QUICK = replace(
     language_images=240,
     language_steps=4,
     language_batch=12,
-    recipes=("demo_linear_probe", "demo_flyp", "demo_tip_adapter"),
+    # With the mixed weights of WiSE-FT five tuned models, the fewest that a claim has an interval of.
+    recipes=("demo_linear_probe", "demo_flyp"),
     quick=True,
 )
