@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from _imports import HEIGHT, imports, modules, ours, room, strings, within
 
 from clipjax.registry import PACKAGES
@@ -150,7 +149,6 @@ sys.exit("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.long("test_imports.py::test_only_golden_imports_torch")
 def test_the_whole_path_from_checkpoint_to_result_loads_without_torch() -> None:
     done = loads(WITHOUT_TORCH)
     assert done.returncode == 0, done.stderr
