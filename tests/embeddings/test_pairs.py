@@ -170,7 +170,9 @@ def test_what_has_no_maps_or_no_pairs_is_refused(model: Any) -> None:
         match_pairs(own, manifest_of(FEW), MATCHER, PROBE3D)
 
 
-@pytest.mark.long("embeddings/test_embed.py::test_two_processes_share_the_work")
+@pytest.mark.long(
+    "embeddings/test_embed.py::test_the_second_of_two_processes_does_its_part_and_tells_the_other"
+)
 def test_two_processes_share_the_work(reference: Embeddings, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
