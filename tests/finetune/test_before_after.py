@@ -106,10 +106,10 @@ def compare(
 
 @pytest.fixture(scope="module")
 def lost(suite: FinetuneSuite, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A base that sees well, tuned with three seeds into models that see badly; what was said meanwhile."""
+    """A base that sees well, tuned with two seeds into models that see badly; what was said meanwhile."""
     said: list[str] = []
     results = tmp_path_factory.mktemp("results")
-    tuned = [Seer(f"tuned{seed}", wrong, 60.0) for seed, wrong in enumerate((0.7, 0.8, 0.9))]
+    tuned = [Seer(f"tuned{seed}", wrong, 60.0) for seed, wrong in enumerate((0.7, 0.9))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clipjax.metrics.uncertainty.calibration_error.FEWEST", 16)
         return compare(Seer("base"), tuned, suite, world, results, said), said, results
@@ -200,7 +200,7 @@ def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
     [base] = {row["run_id"] for row in rows if (row["model"], row["dataset"]) == ("base", "colours_val")} & {
         row["run_id"] for row in rows if row["task"] == "zeroshot"
     }
-    for seed in range(3):
+    for seed in range(2):
         name = f"tuned{seed}"
         [tuned] = {
             row["run_id"]
@@ -216,7 +216,7 @@ def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
     assert max(top1.after) < 0.6
     assert top1.deviation is not None
     assert (top1.verdict, top1.n) == ("lost", 8 * len(RGB))
-    assert len([line for line in said if line.startswith("[")]) == 4 * 4
+    assert len([line for line in said if line.startswith("[")]) == 3 * 4
     first = next(line for line in said if not line.startswith("left out"))
     assert first.endswith("base: zeroshot on colours_dark")
 
@@ -227,7 +227,7 @@ def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None
     assert error.difference > 0
     assert error.verdict == "lost"
     still = changes["ood", "odd", "auroc"]
-    assert (still.before, still.after, still.difference) == (1.0, (1.0,) * 3, 0.0)
+    assert (still.before, still.after, still.difference) == (1.0, (1.0,) * 2, 0.0)
     assert (still.interval, still.verdict, still.note) == (None, None, None)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _drawn import initialised
 from _long import mostly_long
 
 from clipjax.data.manifest import Manifest
@@ -28,12 +30,24 @@ from clipjax.models.network import Network
 from tests.finetune.conftest import tokenize
 
 RECIPE = ContrastiveRecipe(
-    steps=6, warmup=2, batch_size=16, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0
+    steps=40, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_draws() -> Iterator[None]:
+    """The reference's initialisation without the program that draws it."""
+
+    def init_params(network: Network, key: jax.Array) -> Any:
+        return initialised(network.arch, int(jax.random.key_data(key)[-1]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "init_params", init_params)
+        yield
+
+
 def start(network: Network, manifest: Manifest, recipe: ContrastiveRecipe = RECIPE, **options: Any) -> Any:
-    options = {"mesh": make_mesh(jax.devices()[:2]), "every": 2, "progress": False} | options
+    options = {"mesh": make_mesh(jax.devices()[:2]), "every": 50, "progress": False} | options
     return train(
         network,
         manifest,
@@ -102,20 +116,21 @@ def test_logit_scale_stays_in_bounds(given: float, kept: float) -> None:
     assert float(bound_logit_scale({"logit_scale": jnp.float32(given)})["logit_scale"]) == pytest.approx(kept)
 
 
-def test_training_learns(network: Network, manifest: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = ContrastiveRecipe(
-        steps=40, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.0, clip_norm=1.0
-    )
-    params = start(network, manifest, recipe=recipe, progress=True)
-    last = capsys.readouterr().err.split("loss ")[-1]
-    assert float(last.split(",")[0].rstrip("] \n")) < 0.6 * math.log(40)
-    assert jax.tree.structure(params) == jax.tree.structure(network.abstract_params())
-
-
 @pytest.fixture(scope="module")
 def whole(network: Network, manifest: Manifest) -> Any:
     """The weights of a run that was never stopped."""
     return start(network, manifest)
+
+
+def test_training_learns(
+    network: Network, manifest: Manifest, whole: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run of `whole` again, with its progress."""
+    params = start(network, manifest, progress=True)
+    assert same_bits(params, whole)
+    last = capsys.readouterr().err.split("loss ")[-1]
+    assert float(last.split(",")[0].rstrip("] \n")) < 0.6 * math.log(RECIPE.batch_size)
+    assert jax.tree.structure(params) == jax.tree.structure(network.abstract_params())
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +149,7 @@ def points(network: Network, manifest: Manifest, tmp_path_factory: pytest.TempPa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "shard_batch", dying)
         with pytest.raises(KeyboardInterrupt):
-            start(network, manifest, checkpoints=folder)
+            start(network, manifest, checkpoints=folder, every=2)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
     return folder
 
@@ -151,6 +166,7 @@ def test_a_resumed_run_is_bit_equal(network: Network, manifest: Manifest, whole:
     assert not same_bits(other_order, whole)
 
 
+@pytest.mark.long("finetune/training/test_loop.py::test_a_run_goes_on_on_other_devices")
 def test_a_run_goes_on_with_another_number_of_devices(
     network: Network, manifest: Manifest, whole: Any, stopped: Path
 ) -> None:

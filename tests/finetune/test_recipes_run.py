@@ -44,9 +44,11 @@ LONG = {(VIT, name) for name in REFERENCE if name.endswith("_few_shot")} | {
     (RESNET, "coop_imagenet"),
     (RESNET, "tip_adapter_imagenet"),
 }
-RESNET_GUARD = "finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch"
+RESNET_GUARD = "finetune/methods/test_flyp.py::test_batch_norm_is_the_recipes"
 # Their methods' own tests make models with these recipes' steps.
 OF_METHODS = {
+    "linear_probe_imagenet": "finetune/test_run.py::test_three_seeds_are_three_stored_models_of_three_lists",
+    "lp_ft_imagenet": "finetune/methods/test_linear_probe.py::test_lp_ft_goes_on_from_the_probe",
     "lora_imagenet": "finetune/methods/test_lora.py::test_a_run_comes_out_as_a_model",
     "coop_features": "finetune/methods/test_coop.py::test_a_run_comes_out_as_an_adapted_model",
     "coop_imagenet": "finetune/methods/test_coop.py::test_a_run_comes_out_as_an_adapted_model",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _drawn import drawn
 from _long import mostly_long
 
 from clipjax.checkpoints.identity.registry import model_card
@@ -39,8 +40,8 @@ def narrow(name: str, **text: Any) -> Network:
 def model() -> Model:
     """Random weights, the real tokenizer."""
     network = narrow("ViT-B-32", vocab_size=49408, context_length=77)
-    params = network.init_params(jax.random.key(0))
-    params["text"]["positional_embedding"] *= 10  # of the size of the tokens: a wrong place shows
+    params = drawn(network.abstract_params())
+    params["text"]["token_embedding"] *= 20  # of the size of the positions, which show then
     card = dataclasses.replace(model_card("vit_b_32-laion2b_s34b_b79k"), id="narrow", arch=network.arch)
     card = dataclasses.replace(card, logit_scale=100.0)
     return Model(card, params)
@@ -196,7 +197,7 @@ def test_parts_that_do_not_fit(tensors: Any, facts: dict[str, Any], message: str
 def test_siglip_reads_its_whole_context() -> None:
     """Vectors for words equal the words, in a tower where every token sees every other."""
     network = narrow("ViT-B-16-SigLIP")
-    params = network.init_params(jax.random.key(0))
+    params = drawn(network.abstract_params())
     tokenizer = SimpleNamespace(start=(), end=(1,), pad_id=1, encode=_siglip_tokens)
     siglip: Any = SimpleNamespace(
         network=network, params=params, tokenizer=tokenizer, card=SimpleNamespace(id="s")

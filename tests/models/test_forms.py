@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from _drawn import drawn
 from _long import mostly_long
 from flax import nnx
 
@@ -123,18 +124,19 @@ def test_products_have_float32_results_where_the_cpu_multiplies_bfloat16(platfor
 
 def test_fast_agrees_with_parity_in_both_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network(narrow_arch(load_arch("ViT-B-32")))
-    params, side = network.init_params(jax.random.key(0)), network.arch.vision.image_size
+    params, side = drawn(network.abstract_params()), network.arch.vision.image_size
     images = jax.random.normal(jax.random.key(1), (4, side, side, 3))
 
-    def features(precision: Any, host: bool) -> Any:
+    def encode(precision: Any, host: bool) -> Any:
         monkeypatch.setattr("clipjax.models.precision.this_cpu_multiplies_bfloat16", lambda: host)
         run = jax.jit(lambda params, images: network.encode_image(params, images, precision=precision))
-        return unit_norm(run(params, images))
+        return run.lower(params, images)
 
-    parity = features("parity", False)
-    assert jnp.array_equal(parity, features("parity", True))
-    without, with_products = (features("fast", host) for host in (False, True))
-    for fast in (without, with_products):
+    programs = [encode("parity", host).as_text() for host in (False, True)]
+    assert programs[0] == programs[1]
+    parity = unit_norm(encode("parity", False).compile()(params, images))
+    both = (encode("fast", host).compile()(params, images) for host in (False, True))
+    for fast in map(unit_norm, both):
         assert float((fast * parity).sum(axis=-1).min()) > 0.999
 
 
@@ -147,7 +149,7 @@ def test_many_examples_read_products_with_a_norm_in_them(monkeypatch: pytest.Mon
         norm = "ln_" in jax.tree_util.keystr(path)
         return leaf + 0.5 * jax.random.normal(next(keys), leaf.shape) if norm else leaf
 
-    params = {"vision": jax.tree.map_with_path(uneven, network.init_params(next(keys))["vision"])}
+    params = {"vision": jax.tree.map_with_path(uneven, drawn(network.abstract_params())["vision"])}
     images = jax.random.normal(next(keys), (32, side, side, 3))
 
     def run(params: Any, images: jax.Array, precision: Any = "fast", devices: int = 1) -> jax.Array:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import io
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +17,7 @@ import jax.numpy as jnp
 import pytest
 from _long import mostly_long
 from flax import nnx
+from typer.testing import CliRunner
 
 from clipjax.checkpoints.identity import registry as registry_module
 from clipjax.checkpoints.identity.registry import subjects
@@ -123,6 +128,7 @@ def test_what_full_size_accounting_sees() -> None:
 # --- the sweep ---
 
 
+@pytest.mark.long("models/test_parity_record.py::test_the_libraries_process_is_told_what_to_answer")
 def test_a_sweep_by_the_libraries_own_process(tmp_path: Path) -> None:
     path = tmp_path / "parity.json"
     swept = sweep(path, only=SMALL, limit=1)
@@ -134,6 +140,29 @@ def test_a_sweep_by_the_libraries_own_process(tmp_path: Path) -> None:
     entry = record["archs"]["ViT-B-32"]
     assert (entry["forward_version"], entry["keys"], entry["params"]) == (FORWARD_VERSION, 302, 151277313)
     assert [file.name for file in tmp_path.iterdir()] == ["parity.json"]
+
+
+def test_the_libraries_process_is_told_what_to_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command as it is parsed, and its answers as they are read. It runs here."""
+
+    def started(command: list[str], **_: Any) -> Any:
+        python, as_module, module, *arguments = command
+        assert (python, as_module) == (sys.executable, "-m")
+        told = CliRunner().invoke(importlib.import_module(f"{module}.__main__").app, arguments)
+        return SimpleNamespace(
+            stdout=io.StringIO(told.stdout),
+            wait=lambda: told.exit_code,
+            kill=lambda: None,
+            communicate=lambda: None,
+        )
+
+    monkeypatch.setattr(parity.subprocess, "Popen", started)
+    questions = [{"shapes": name, "library": "open_clip"} for name in ("ViT-B-32", "ViT-B-33")]
+    right, wrong = parity.ask(questions, tmp_path)
+    assert account(right["shapes"], Network(load_arch("ViT-B-32")).abstract_params()) is None
+    assert (wrong["question"], "ViT-B-33" in wrong["problem"]) == (1, True)
 
 
 @pytest.fixture

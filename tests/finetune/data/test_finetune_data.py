@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from _drawn import drawn
 from tensorflow_datasets import core as tfds_core
 from tensorflow_datasets import features as tfds_features
 
@@ -56,7 +57,7 @@ def model(network: Network) -> Any:
         fingerprint="tiny-1",
     )
     return SimpleNamespace(
-        card=card, network=network, params=network.init_params(jax.random.key(0)), adapter=None, outside=None
+        card=card, network=network, params=drawn(network.abstract_params()), adapter=None, outside=None
     )
 
 

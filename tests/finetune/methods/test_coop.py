@@ -194,9 +194,17 @@ def test_a_mistake_would_show(
     ids=str,
 )
 def test_positions_and_class_specific_contexts(
-    pair: tuple[Any, Model], labels: np.ndarray, features: np.ndarray, options: dict[str, Any]
+    pair: tuple[Any, Model],
+    labels: np.ndarray,
+    features: np.ndarray,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    setup = setup_of(pair[1], labels, n_ctx=5, **options)  # an odd number: the smaller half comes first
+    """Of a mesh of four: six classes in groups, their activations computed again."""
+    monkeypatch.setattr(coop, "LEAST_SAVED", 3)
+    recipe = dataclasses.replace(RECIPE, remat=True)
+    # An odd number of vectors: the smaller half comes first.
+    setup = setup_of(pair[1], labels, devices=4, recipe=recipe, n_ctx=5, **options)
     problem = coop.prepare(setup)
     batch = {"features": features[:BATCH], "label": labels[:BATCH]}
     loss, gradient = first_step(problem, setup, batch)
@@ -207,6 +215,7 @@ def test_positions_and_class_specific_contexts(
     assert off(gradient, theirs.gradient) < 1e-4
 
 
+@pytest.mark.long("finetune/methods/test_coop.py::test_positions_and_class_specific_contexts")
 def test_devices_share_the_classes(
     pair: tuple[Any, Model], labels: np.ndarray, ours: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,7 +197,7 @@ def vit_ours(vit: Case) -> Found:
     return ours(vit)
 
 
-@pytest.mark.long("finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch")
+@pytest.mark.long("finetune/methods/test_flyp.py::test_batch_norm_is_the_recipes")
 def test_a_resnet_follows_torch(resnet: Case) -> None:
     """Its running statistics, too; with frozen ones, or another momentum, it is another run."""
     wanted, actual = resnet.torch(), ours(resnet)

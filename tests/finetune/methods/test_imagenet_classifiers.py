@@ -63,7 +63,7 @@ MODELS = {
 }
 # LP-FT's second part is such a fine-tuning, beside timm, of a few steps.
 PROBE_FOLLOWS = "finetune/methods/test_linear_probe.py::test_lp_ft_goes_on_from_the_probe"
-TUNING_FOLLOWS = "finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch"
+TUNING_FOLLOWS = "finetune/methods/test_cross_entropy.py::test_a_vision_transformer_follows_torch"
 
 
 TUNED = 8  # steps of LP-FT after its probe
@@ -251,7 +251,7 @@ def probed(start: Start, setup: Setup, head: nn.Linear, rows: list[np.ndarray]) 
     return losses
 
 
-@pytest.mark.long("finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch")
+@pytest.mark.long("finetune/methods/test_flyp.py::test_batch_norm_is_the_recipes")
 def test_frozen_statistics_are_another_run() -> None:
     """A ResNet's BatchNorm mode counts: "batch" is torch's train mode, and its eval mode is seen."""
     name = "resnet50.tv_in1k"

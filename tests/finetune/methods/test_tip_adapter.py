@@ -304,11 +304,11 @@ def test_a_mistake_does_not_follow(ours: Trace, loop: Callable[..., Trace], mist
 
 @pytest.fixture(scope="module")
 def whole_run(setup_of: Callable[..., Setup]) -> Callable[[], tuple[Any, dict[str, Any]]]:
-    """A run on features, with the epoch and then alpha and beta chosen; on eight devices."""
+    """A run on features, with the epoch and then alpha and beta chosen; on two devices."""
 
     def run() -> tuple[Any, dict[str, Any]]:
         options = {"views": 0, "search_step": [8, 5], **WEIGHTS}
-        setup = setup_of(options, devices=8, epochs=2, select=["epoch"])
+        setup = setup_of(options, devices=2, epochs=2, select=["epoch"])
         problem = tip_adapter_f.prepare(setup)
         params, chosen = train(problem, setup)
         return problem.finish(params), dict(chosen)

@@ -50,7 +50,7 @@ def same_weights(ours: Params, wanted: Params) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
-@pytest.mark.long("finetune/test_contrastive.py::test_a_run_goes_on_with_another_number_of_devices")
+@pytest.mark.long("finetune/training/test_loop.py::test_a_run_goes_on_on_other_devices")
 def test_a_run_killed_three_times_gives_the_weights_of_one_never_stopped(tmp_path: Path) -> None:
     steps, rng = 60, random.Random(0)
     whole = finish(None, steps, 2)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from _long import mostly_long
@@ -31,6 +32,7 @@ from clipjax.finetune.training.logs import Logs, read_metrics
 from clipjax.finetune.training.optimizer import Optimizer
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params
+from clipjax.models.cut import FSDP
 from tests._events import scalars
 from tests._trackers import Wandb
 from tests.finetune._tiny import (
@@ -104,6 +106,21 @@ def test_every_step_is_logged_once(tmp_path: Path, whole: Params, capsys: pytest
     points = scalars(events[-1])
     assert points["loss", 12] == pytest.approx(rows[-1]["loss"])
     assert {name for name, _ in points} == set(rows[0]) - {"step"}
+
+
+def test_a_run_goes_on_on_other_devices(tmp_path: Path) -> None:
+    """Two that hold all the state, then eight that hold a part each."""
+    loss, weights = TinyLoss(keep=1.0), []
+    setup = tiny_setup(tmp_path, devices=2)
+    with pytest.raises(Stopped):
+        train(watched(setup, dying(7), loss=loss), setup)
+    taken: list[int] = []
+    for setup in (tiny_setup(devices=2), tiny_setup(tmp_path, devices=8, rules=FSDP)):
+        params = train(watched(setup, taken.append, loss=loss), setup).params
+        weights.append(jax.tree.leaves(params))
+    assert taken[-8:] == [*range(5, 13)]
+    for alone, found in zip(*weights, strict=True):
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
 
 
 def test_training_is_shown_by_a_tracker_too(

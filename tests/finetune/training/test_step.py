@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _drawn import drawn
 
 from clipjax.devices.sharding import DP, Rules, make_mesh, shard_batch, shard_params
 from clipjax.finetune.contrastive import ClipLoss, bound_logit_scale
@@ -29,7 +30,7 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
     """The mesh, the first state and the step."""
     mesh = make_mesh(jax.devices()[:devices])
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=0.5)
-    parts = ParamGroups(network.init_params(jax.random.key(0)), {}, {})
+    parts = ParamGroups(drawn(network.abstract_params()), {}, {})
     shardings = state_shardings(parts, tx, mesh, rules)
     state = init_state(parts, tx, shardings, seed=0)
     loss = ClipLoss(network, *STATISTICS, "parity", "cpu", Training("batch"))
@@ -39,7 +40,7 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
 def test_negatives_come_from_the_global_batch(network: Network) -> None:
     """A loss averaged over parts of the batch is another number: test_devices.py can tell."""
     whole = batch(16)
-    params = network.init_params(jax.random.key(0))
+    params = drawn(network.abstract_params())
     loss = jax.jit(ClipLoss(network, *STATISTICS, "parity", "cpu", Training("batch")))
     parts = [{name: value[i : i + 2] for name, value in whole.items()} for i in range(0, 16, 2)]
     local = np.mean([float(loss(params, part, jax.random.key(0))[0]) for part in parts])  # type: ignore[arg-type]
@@ -62,7 +63,7 @@ def test_fsdp_splits_parameters_and_moments(network: Network) -> None:
 
 
 def test_the_first_state_is_a_copy(network: Network) -> None:
-    params = network.init_params(jax.random.key(0))
+    params = drawn(network.abstract_params())
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=None)
     parts = ParamGroups(params, {}, {})
     shardings = state_shardings(parts, tx, make_mesh(jax.devices()[:1]), DP)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _drawn import drawn, initialised
 from flax import nnx
 from timm.layers.grn import GlobalResponseNorm as timm_grn
 from torch.nn import functional as F
@@ -192,7 +193,7 @@ def test_response_norm_is_timms(size: float) -> None:
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    return Network(NARROW).init_params(jax.random.key(0))
+    return drawn(Network(NARROW).abstract_params())
 
 
 def pixels(arch: Arch) -> jax.Array:
@@ -230,9 +231,9 @@ def test_compiled_size_does_not_grow_with_depth() -> None:
     assert size((2, 2, 27, 2)) < 1.01 * size((2, 2, 2, 2))
 
 
-def test_initialisation_is_timms(params: Any) -> None:
+def test_initialisation_is_timms() -> None:
     """Kernels of deviation 0.02, biases zero, layer scale 1e-6."""
-    vision = params["vision"]
+    vision = initialised(NARROW)["vision"]
     for stage in range(4):
         block = vision[f"stage{stage}"]["blocks"]
         assert float(block["mlp"]["c_fc"]["kernel"].std()) == pytest.approx(0.02, rel=0.05)
