@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import clipjax
 from clipjax import cli
+from clipjax.analysis.figures import style
 from clipjax.commands.finetune.changes import print_changes
 from clipjax.commands.finetune.summary import show_job
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
@@ -31,6 +32,7 @@ from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.store import Store
 from tests.finetune._small import small_model, write_colours
 
+PNG = b"\x89PNG"
 RECIPE = """
 title = "Short"
 method = "linear_probe"
@@ -432,7 +434,9 @@ def test_errors_have_their_exit_codes(world: World, monkeypatch: pytest.MonkeyPa
 # --------------------------------------------------------------------------------------------- wise-ft
 
 
-def test_a_sweep_of_alpha_its_table_and_its_curve(world: World, tuned: tuple[Path, Result]) -> None:
+def test_a_sweep_of_alpha_its_table_and_its_curve(
+    world: World, tuned: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, model = tuned[0] / "wise", f"{tuned[0]}/seed1/model"
     asked = ["wise-ft", f"{world.folder}/small", model, "--out", f"{out}", "--store", f"{world.folder}/store"]
     alphas = ["--alpha", "0", "--alpha", "0.5", "--alpha", "1"]
@@ -454,9 +458,10 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(world: World, tuned: tuple[Pat
     lineage = clipjax.load_model(out / "model").card.lineage
     assert lineage is not None
     assert (lineage["method"], lineage["alpha"]) == ("wise_ft", record["alpha"])
-    assert (out / "wise_ft.png").is_file()
+    assert (out / "wise_ft.png").read_bytes().startswith(PNG)
 
     (out / "wise_ft.png").unlink()
+    monkeypatch.setattr(style, "_rendered", lambda *_arguments, **_options: PNG)
     only = ["--alpha", "0", "--alpha", "1"]
     shown = invoke(*asked, *only, *world.evaluate).stdout.splitlines()
     assert re.split(r"  +", shown[0]) == ["task", "data set", "number", "alpha 0", "alpha 1"]
@@ -474,6 +479,7 @@ def test_a_mixture_on_a_bucket(
 ) -> None:
     """The tuned model comes from there; model, results and figure go there, and nothing else is left."""
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(style, "_rendered", lambda *_arguments, **_options: PNG)
     bucket = FakeBucket.made(monkeypatch)
     for file in (tuned[0] / "seed1/model").iterdir():
         BucketFiles().create(as_path(f"{URL}/tuned/{file.name}"), file.read_bytes())
@@ -486,7 +492,7 @@ def test_a_mixture_on_a_bucket(
     lineage = clipjax.load_model(f"{URL}/wise/model").card.lineage
     assert lineage is not None
     assert lineage["alpha"] == 0.5
-    assert bucket.text("/bucket/wise/wise_ft.png").startswith(b"\x89PNG")
+    assert bucket.text("/bucket/wise/wise_ft.png").startswith(PNG)
     assert {row["model"] for row in ResultStore(f"{URL}/wise/results").rows()}
     assert not [path for path in (tmp_path / "working").rglob("*") if path.is_file()]
 

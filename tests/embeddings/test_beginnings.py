@@ -180,7 +180,7 @@ def in_parts(model: Any, texts: SplitTexts, precision: str) -> np.ndarray:
 def test_embeddings_are_those_of_whole_texts(
     name: str, precision: str, error: float, models: dict[str, Any], cheap: None
 ):
-    for seed in range(8):
+    for seed in range(3):
         ids, length = drawn(seed, END[name])
         wanted = of_whole_texts(models[name], ids, precision)
         found = in_parts(models[name], planned(ids, length), precision)
@@ -252,12 +252,11 @@ def test_embeddings_are_bit_equal_on_any_number_of_devices(
 ):
     ids, length = drawn(1)
     texts, found = planned(ids, length), []
-    for devices in (8, 1, 2):
+    for devices in (8, 1):
         mesh = make_mesh(jax.devices()[:devices])
         monkeypatch.setattr(beginnings, "local_mesh", lambda mesh=mesh: mesh)
         found.append(in_parts(models[CLIP], texts, "parity"))
     np.testing.assert_array_equal(found[1], found[0])
-    np.testing.assert_array_equal(found[2], found[0])
 
 
 def test_only_causal_towers_share():
