@@ -388,7 +388,13 @@ def test_a_configuration_beside_a_folder_of_ours_is_not_its(gelu: Case, tmp_path
     assert verify.verify(clipjax.load_model(tmp_path / "converted")).passed
 
 
-@pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny_vit",
+        *mostly_long(["tiny_resnet"], [], "verification/test_verify.py::test_the_unchanged_model_passes"),
+    ],
+)
 def test_goldens_pass_and_are_what_the_reference_says_today(name: str, tmp_path: Path):
     folder = GOLDEN / name
     report = verify.verify(folder, "golden", golden=folder / "golden.npz")

@@ -54,6 +54,7 @@ def test_full_size() -> None:
     assert_same(case_of(load_arch(NAME), build_model(NAME, "timm")).compare(), "vision.stem")
 
 
+@pytest.mark.long("models/test_dense_map.py::test_maps_are_timms")
 def test_dense_features() -> None:
     assert worst(dense_errors(narrow_case(), [0, 1, 3], [0, 1, 3])) < 1e-5
 
