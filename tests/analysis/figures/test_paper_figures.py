@@ -31,7 +31,9 @@ from clipjax.analysis.trends.trends import fit
 PROMPTS = ("openai_80", "openai_30_of_80", "mcm_5", "single", "cupl")
 FIGURES = [name for name in spec_names() if load_spec(name).kind in ("scatter", "strip")]
 SCATTERS = [name for name in FIGURES if load_spec(name).kind == "scatter"]
-MANY_PANELS = ("fig3", "fig5")  # of the kind of Figs. 1 and 6
+MANY_PANELS = ("fig3", "fig5", "fig8")  # of the kind of Figs. 1 and 6; eighteen panels of scatters
+
+ANGLES = "test_differences_are_those_of_the_groups_and_what_is_written_in_the_panel"
 
 
 def mostly(names: list[str], test: str) -> list[Any]:
@@ -177,6 +179,7 @@ def test_the_ideal_line_of_fig1():
         assert list(x) == list(y)
 
 
+@pytest.mark.long(f"analysis/figures/test_figure_numbers.py::{ANGLES}")
 def test_the_angle_is_written_in_each_panel_of_fig8():
     spec, _, panels, drawing = drawn("fig8")
     assert len(panels) == 18
