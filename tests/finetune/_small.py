@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
-from _drawn import drawn
+from _drawn import initialised
 
 from clipjax.checkpoints.card import WeightsSource
 from clipjax.checkpoints.identity.registry import model_card
@@ -43,15 +44,17 @@ def small_arch(full: Arch) -> Arch:
     return dataclasses.replace(arch, text=dataclasses.replace(arch.text, **sizes))
 
 
-def small_model(folder: Path, like: str | None = None, seed: int = 0) -> Path:
-    """A small model of random weights, saved in `folder`; its id is the folder's name.
+def small_model(folder: Path, like: str | None = None, seed: int = 0, quick: bool = False) -> Path:
+    """A small model with the reference's initialisation, saved in `folder`; its id is the folder's name.
 
     Args:
         like: a registered model, of which it is the narrow one; None: the demo's small CLIP, smaller still.
+        quick: NumPy's random numbers, without the program that draws JAX's in seconds.
     """
     known = model_card(like or "vit_b_32-openai")
     arch = small_arch(known.arch if like else load_arch("demo_small"))
-    side, params = arch.vision.image_size, drawn(Network(arch).abstract_params(), seed)
+    side, network = arch.vision.image_size, Network(arch)
+    params = initialised(arch, seed) if quick else network.init_params(jax.random.key(seed))
     card = dataclasses.replace(
         known,
         id=folder.name,
@@ -61,7 +64,7 @@ def small_model(folder: Path, like: str | None = None, seed: int = 0) -> Path:
         logit_scale=float(np.exp(params["logit_scale"])),
         unknown={},
     )
-    return Model(card, params).save(folder)
+    return Model(card, jax.device_get(params)).save(folder)
 
 
 def write_colours(root: Path, train: int = 6, each: int = 3) -> Path:

@@ -258,7 +258,7 @@ def named(files: set[str]) -> set[str]:
 def test_a_whole_run_with_its_model(bucket: type[FakeBucket], cache: Path, tmp_path: Path) -> None:
     """As on a disk, file by file; run.json comes last, and makes it a finished one."""
     root = write_colours(tmp_path / "world")
-    base = clipjax.load_model(small_model(tmp_path / "small"))
+    base = clipjax.load_model(small_model(tmp_path / "small", quick=True))
     record = {"title": "Probe", "method": "linear_probe", "steps": 2, "batch_size": 4, "prompts": "single"}
     choices = {"shots": 2, "select": ["epoch"], "seeds": [1], "optimizer": {"learning_rate": 1.0}}
     recipe = recipe_from_dict({"name": "mine", **record, **choices}, "mine.toml")

@@ -109,7 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     @functools.cache
     def make(name: str) -> Model:
-        return clipjax.load_model(small_model(tmp_path_factory.mktemp("base") / name, name))
+        return clipjax.load_model(small_model(tmp_path_factory.mktemp("base") / name, name, quick=True))
 
     return make
 

@@ -31,6 +31,8 @@ from clipjax.finetune.recipe import Recipe, recipe_from_dict
 from clipjax.finetune.training import step
 from clipjax.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 PROBE: dict[str, Any] = {
     "title": "Probe",
     "method": "linear_probe",

@@ -25,6 +25,8 @@ from clipjax.models.network import Network
 from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 WIDTH = 128
 SPACE = LabelSpace("things", ("cat", "great white shark", "coffee_mug"), ("c", "s", "m"))
 

@@ -48,6 +48,8 @@ from _narrow import narrow_pair
 from _torch_flyp import Loop, Trace
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 STEPS, CLASSES = 20, 16
 LOOP = Loop(learning_rate=1e-5, weight_decay=100.0, warmup=3, steps=STEPS)
 RECIPE = Recipe(

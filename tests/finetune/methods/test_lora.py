@@ -43,6 +43,8 @@ from _narrow import narrow_pair
 from torch.func import functional_call
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 BATCH, RANK, SCALING = 8, 4, 2.0
 LABELS = LabelSpace("things", tuple(f"thing {k}" for k in range(BATCH)), tuple(f"{k}" for k in range(BATCH)))
 RECIPE = Recipe(

@@ -70,7 +70,9 @@ def splits(manifest: Manifest) -> tuple[TrainSplit, ValidationSplit]:
 
 
 @pytest.fixture(scope="module")
-def setup_of(pair: tuple[Any, Model], splits: tuple[TrainSplit, ValidationSplit]) -> Callable[..., Setup]:
+def setup_of(
+    pair: tuple[Any, Model], splits: tuple[TrainSplit, ValidationSplit], one_device: list[Any]
+) -> Callable[..., Setup]:
     """A setup of a recipe with these options and other fields."""
 
     def make(options: dict[str, Any], store: Store | None = None, devices: int = 1, **fields: Any) -> Setup:
@@ -78,7 +80,7 @@ def setup_of(pair: tuple[Any, Model], splits: tuple[TrainSplit, ValidationSplit]
         record |= {"batch_size": BATCH, "optimizer": OPTIMIZER, "options": options, **fields}
         record |= {} if "epochs" in fields else {"steps": STEPS}
         recipe = recipe_from_dict(record, "test")
-        settings = Settings(make_mesh(jax.devices()[:devices]), store=store, progress=False)
+        settings = Settings(make_mesh(one_device[:devices]), store=store, progress=False)
         whole = tip_adapter.METHOD.options_of(recipe)
         return Setup(pair[1], *splits, recipe, 1, whole, settings)
 
