@@ -64,8 +64,9 @@ def marks_of(run: tuple[str, str]) -> list[pytest.MarkDecorator]:
         return [pytest.mark.slow]
     if run == (RESNET, "ce_imagenet"):
         return [pytest.mark.long(RESNET_GUARD)]
-    if run[0] == VIT and run[1] in OF_METHODS:
-        return [pytest.mark.long(OF_METHODS[run[1]])]
+    method = run[1].replace("_few_shot", "_imagenet")
+    if run[0] == VIT and method in OF_METHODS:
+        return [pytest.mark.long(OF_METHODS[method])]
     return [pytest.mark.long(GUARD)] if run in LONG else []
 
 
