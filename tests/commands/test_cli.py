@@ -402,7 +402,6 @@ def test_a_signal_is_answered_in_words(number: str, code: int, says: str) -> Non
 
 
 @pytest.mark.usefixtures("reference_here")
-@pytest.mark.usefixtures("reference_here")
 def test_verify_takes_the_cards_library_and_writes_where_it_is_told(
     lite0: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from _bucket import URL, FakeBucket
+from _figures import PNG, undrawn
 from typer.testing import CliRunner, Result
 
 import clipjax
@@ -32,7 +33,6 @@ from clipjax.storage.remote.buckets import as_path
 from clipjax.storage.store import Store
 from tests.finetune._small import small_model, write_colours
 
-PNG = b"\x89PNG"
 RECIPE = """
 title = "Short"
 method = "linear_probe"
@@ -461,7 +461,7 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(
     assert (out / "wise_ft.png").read_bytes().startswith(PNG)
 
     (out / "wise_ft.png").unlink()
-    monkeypatch.setattr(style, "_rendered", lambda *_arguments, **_options: PNG)
+    monkeypatch.setattr(style, "_rendered", undrawn)
     only = ["--alpha", "0", "--alpha", "1"]
     shown = invoke(*asked, *only, *world.evaluate).stdout.splitlines()
     assert re.split(r"  +", shown[0]) == ["task", "data set", "number", "alpha 0", "alpha 1"]
@@ -479,7 +479,7 @@ def test_a_mixture_on_a_bucket(
 ) -> None:
     """The tuned model comes from there; model, results and figure go there, and nothing else is left."""
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(style, "_rendered", lambda *_arguments, **_options: PNG)
+    monkeypatch.setattr(style, "_rendered", undrawn)
     bucket = FakeBucket.made(monkeypatch)
     for file in (tuned[0] / "seed1/model").iterdir():
         BucketFiles().create(as_path(f"{URL}/tuned/{file.name}"), file.read_bytes())

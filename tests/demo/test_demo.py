@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from _figures import undrawn
 from matplotlib.figure import Figure
 from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
@@ -283,13 +284,12 @@ def counted(*arguments: Any, **options: Any) -> SweepReport:
 
 
 rendered = figure_style._rendered
-PICTURE = b'<svg viewBox="0 0 1 1"/>'
 
 
 def first_of_each_form(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:
     """A figure's file. Drawing one takes half a second, PDFs more, and the tests of figures do."""
     if form in drawn:
-        return PICTURE
+        return undrawn(figure, form, names)
     drawn.append(form)
     return rendered(figure, form, names)
 
@@ -302,7 +302,7 @@ def with_one_prompt_set() -> DemoFile:
 
 
 def of_the_table(name: str) -> FinetuneSuite:
-    """A suite with the data sets of the table alone: others are those of Fig. 8, for models before tuning."""
+    """A suite with the data sets of the table alone: the others are Fig. 8's."""
     shown = {column.dataset for column in settings().tuning.columns}
     suite = load_suite(name)
     return dataclasses.replace(suite, datasets=tuple(each for each in suite.datasets if each in shown))
@@ -657,7 +657,6 @@ def test_the_demo_asks_a_llava_beside_its_clip(quick: Quick) -> None:
 def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
     assert {program.arch for program in quick.programs} == {"demo_small", "demo_llava", "any"}
     assert {program.tower for program in quick.programs if program.arch == "any"} == {"matches"}
-    # 32: the features of few-shot images, in batches of their recipe.
     assert {program.batch for program in quick.programs if program.tower == "image"} == {64}
     # The image tower has two programs: a classifier's features keep their length.
     repeated = {program: count for program, count in quick.programs.items() if count > 1}
@@ -675,7 +674,7 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clipjax.finetune.finetune.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
     # Drawing takes most of the time, and other tests look at pictures.
-    monkeypatch.setattr(figure_style, "_rendered", lambda *_: PICTURE)
+    monkeypatch.setattr(figure_style, "_rendered", undrawn)
     deleted = [quick.out / name for name in ("report.html", "cues.png", "wise_ft.png", "correspondence.svg")]
     for file in deleted:
         file.unlink()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from _events import scalars
+from _figures import undrawn
 from _file_server import Content, FileServer
 from _sweep_world import rows_of
 from typer.testing import CliRunner, Result
@@ -108,10 +109,9 @@ how = "Ask for odd.tar."
 
 
 @pytest.fixture
-def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every figure is an empty one: drawing takes two thirds of a study's time."""
-    empty = b'<svg xmlns="http://www.w3.org/2000/svg" width="10pt" height="10pt" viewBox="0 0 10 10"></svg>'
-    monkeypatch.setattr(style, "_rendered", lambda *_arguments, **_options: empty)
+    monkeypatch.setattr(style, "_rendered", undrawn)
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_from_an_empty_folder_to_the_report(place: Path, server: FileServer) -> 
     assert not server.requests
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("quick_figures")
 def test_what_cannot_be_got_is_named_and_the_rest_is_run(place: Path, server: FileServer) -> None:
     few, server.files["/few.tar"] = server.files["/few.tar"], Content(statuses=[403] * 9)
     card = place / "configs" / "datasets" / "odd.toml"
@@ -219,7 +219,7 @@ def test_what_cannot_be_got_is_named_and_the_rest_is_run(place: Path, server: Fi
     assert "not there" not in done.output
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("quick_figures")
 def test_runs_that_failed_are_left_alone(place: Path) -> None:
     options = ("--models", "one", "--limit", "6")
     assert study(place, *options).exit_code == 0
@@ -231,7 +231,7 @@ def test_runs_that_failed_are_left_alone(place: Path) -> None:
         assert result.output.count(" (not tried again)\n") == times
 
 
-@pytest.mark.usefixtures("sketched")
+@pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize(
     "where",
     [

@@ -392,7 +392,10 @@ def test_a_configuration_beside_a_folder_of_ours_is_not_its(gelu: Case, tmp_path
     "name",
     [
         "tiny_vit",
-        *mostly_long(["tiny_resnet"], [], "verification/test_verify.py::test_the_unchanged_model_passes"),
+        pytest.param(
+            "tiny_resnet",
+            marks=pytest.mark.long("verification/test_verify.py::test_the_unchanged_model_passes"),
+        ),
     ],
 )
 def test_goldens_pass_and_are_what_the_reference_says_today(name: str, tmp_path: Path):

@@ -64,14 +64,16 @@ def differing(mine: np.ndarray, reference: np.ndarray) -> int:
     return int((mine != reference).any(axis=1).sum())
 
 
+ROBERTA_CLEANS = "data/text/test_tokenizers_hf.py::test_ids_equal_open_clip"  # in the same way
+
+
 @pytest.mark.parametrize(
     ("context_length", "clean"),
     [
         *mostly_long(
             [(77, "lower"), (16, "lower"), (64, "canonicalize")], keep=[(77, "lower"), (64, "canonicalize")]
         ),
-        # RoBERTa's cleaning.
-        *mostly_long([(77, "whitespace")], [], "data/text/test_tokenizers_hf.py::test_ids_equal_open_clip"),
+        pytest.param(77, "whitespace", marks=pytest.mark.long(ROBERTA_CLEANS)),
     ],
 )
 def test_ids_equal_open_clip(context_length, clean, texts, references):

@@ -76,7 +76,7 @@ EPS = "verification/parity/convolutions/test_parity_convnext.py::test_another_ep
         *mostly_long(
             [name for name in KINDS if name != XXLARGE], keep=["convnext_base_w", "convnextv2_base-in1k-384"]
         ),
-        *mostly_long([XXLARGE], [], EPS),
+        pytest.param(XXLARGE, marks=pytest.mark.long(EPS)),
     ],
 )
 def test_every_stage(name: str):
