@@ -41,11 +41,13 @@ def sketches() -> dict[str, str]:
     return found
 
 
-def _docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            name = "" if isinstance(node, ast.Module) else node.name
-            yield name, ast.get_docstring(node) or ""
+def _docstrings(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Those of a module, and of functions and classes at any depth, each with its name."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        yield "" if isinstance(node, ast.Module) else node.name, ast.get_docstring(node) or ""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):  # expressions are most of a tree, and have none
+            yield from _docstrings(child)
 
 
 def furnish_results(folder: Path) -> None:
