@@ -46,7 +46,7 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # JAX keeps what it traced: searching this for garbage as often as Python does takes 6 % of the time.
-gc.set_threshold(5_000, 20, 30)
+gc.set_threshold(20_000, 20, 30)
 
 
 # xdist gives its workers a terminal of 80 columns; tables are to be printed as into a pipe.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from clipjax.errors import DataError, UsageError
 _KEPT_BYTES = 2**28
 # The order of at most this many images is kept for an epoch.
 _FEW = 4096
+_MAKING = threading.Lock()  # threads that reach an epoch together make its order once
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
@@ -142,7 +144,7 @@ def training_order(
     if images <= _FEW:
         order = grain.MapDataset.range(images).repeat(epochs)
         order = order.map_with_index(
-            lambda index, row: (index // images, int(_epoch_order(images, seed, index // images)[row]))
+            lambda index, row: (index // images, _row(images, seed, index // images, row))
         )
     else:
         order = _shuffled(images, seed).repeat(epochs)
@@ -152,6 +154,11 @@ def training_order(
 
 def _shuffled(images: int, seed: int) -> grain.MapDataset[int]:
     return grain.MapDataset.range(images).seed(seed).shuffle()
+
+
+def _row(images: int, seed: int, epoch: int, place: int) -> int:
+    with _MAKING:
+        return int(_epoch_order(images, seed, epoch)[place])
 
 
 @functools.lru_cache(maxsize=128)

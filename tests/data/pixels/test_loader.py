@@ -229,6 +229,18 @@ def test_the_order_of_few_images_is_grains(few, monkeypatch):
     assert len(training_order(24, 3, epochs=2)) == 48
 
 
+def test_threads_make_the_order_of_an_epoch_once(monkeypatch):
+    shuffled, made = training_batches_module._shuffled, []
+    monkeypatch.setattr(
+        training_batches_module, "_shuffled", lambda *args: made.append(args) or shuffled(*args)
+    )
+    training_batches_module._epoch_order.cache_clear()
+    order = training_order(24, 3, epochs=2)
+    ahead = grain.ReadOptions(num_threads=16, prefetch_buffer_size=48)
+    assert sorted(order.to_iter_dataset(ahead)) == [(epoch, row) for epoch in (0, 1) for row in range(24)]
+    assert len(made) == 2
+
+
 def test_training_processes_together_read_every_image_once_an_epoch():
     rows = []
     for index in range(2):
