@@ -78,10 +78,11 @@ class Times:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Iterator[None]:
-        """Each report carries the seconds since the one before; xdist takes them to its main process."""
+        """A test's last report carries the seconds since that of the test before, to xdist's main process."""
         report: pytest.TestReport = yield  # type: ignore[misc]
-        before, self.measured = self.measured, processor_s()
-        report.user_properties.append((_PROPERTY, self.measured - before))
+        if report.when == "teardown":
+            before, self.measured = self.measured, processor_s()
+            report.user_properties.append((_PROPERTY, self.measured - before))
         return report  # type: ignore[return-value]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -1,13 +1,10 @@
-"""Shared test set-up: eight host devices, one compilation cache, strict promotion, the shared data folder."""
+"""Shared test set-up: eight host devices, no compilation cache, strict promotion, the shared data folder."""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import os
-import shutil
-import tempfile
 
 from _xla_flags import suite_flags
 
@@ -18,11 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads of PyTorch and NumPy that wait for work by spinning took a sixth of the processor's time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Workers and the processes that tests start compile a program that another one compiled no second time.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="clipjax-xla-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"  # storing one costs 0.03 s
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# Nearly every program is compiled once in the suite: keeping them all took more time than reading some saved.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from collections.abc import Iterator
 from pathlib import Path

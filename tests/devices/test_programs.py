@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from _kept_programs import programs_kept
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -21,16 +22,9 @@ X = np.arange(777.0, dtype=np.float32)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    settings = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (None, 0.0)):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    enable_compile_cache()
-    yield tmp_path / "xla"
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with programs_kept():
+        enable_compile_cache()
+        yield tmp_path / "xla"
 
 
 def results() -> tuple[float, float]:

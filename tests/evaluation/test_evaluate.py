@@ -15,8 +15,8 @@ import PIL.Image
 import pyarrow as pa
 import pytest
 from _colours import COLOURS, PREPROCESS, ColourModel
+from _kept_programs import programs_kept
 from _rows import row
-from jax.experimental.compilation_cache import compilation_cache
 
 import clipjax
 from clipjax.data.cards import load_dataset
@@ -400,23 +400,14 @@ def network(tmp_path_factory):
 
 def test_jax_is_configured_as_before(network, world, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    settings = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (None, 0.0)):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    jax.clear_caches()
-    try:
+    with programs_kept():
+        jax.clear_caches()
         before = dict(jax.config.values)
         run(world, model=network[1])
         assert jax.config.values == before
         kept = set((tmp_path / "cache" / "xla").iterdir())
         jax.jit(lambda x: jnp.cumsum(x) * 3)(np.arange(777.0))  # a program of the caller's own
         assert set((tmp_path / "cache" / "xla").iterdir()) == kept != set()
-    finally:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def test_rows_name_the_versions_that_made_stored_embeddings(network, world, tmp_path, monkeypatch):

@@ -158,9 +158,6 @@ def start(
     environment = {
         **os.environ,
         "XLA_FLAGS": flags_of(devices),
-        "JAX_COMPILATION_CACHE_DIR": str(suite.parent / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "SLURM_JOB_ID": str(job),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": str(count),
