@@ -96,7 +96,8 @@ def _refuse_folded(
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
     """Registered architectures that fit by names and shapes; activations may differ."""
     tables, params = candidate_tables(source), _registered()
-    same = [name for name in params if params[name] == _count(source, tables[0])]
+    count = _count(source, tables[0])
+    same = [name for name in params if params[name] == count]
     return [name for name in same if not all(_problems(source, table, name) for table in tables)]
 
 
