@@ -43,7 +43,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 gc.set_threshold(20_000, 20, 30)
 
 
-# What tests write need not outlive the machine: waiting for the disk took 13 s. It refuses a closed file, too.
+# What tests write need not outlive the machine: waiting for the disk took 13 s. Closed files are refused.
 os.fsync = os.fstat  # pyright: ignore[reportAttributeAccessIssue]
 
 # xdist gives its workers a terminal of 80 columns; tables are to be printed as into a pipe.
