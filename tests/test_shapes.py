@@ -71,3 +71,15 @@ def test_what_states_no_shape_is_left_as_it_is() -> None:
     assert jaxtyped(plain, typechecker=checked)(nothing, 2) == (None, None)
     with pytest.raises(TypeCheckError, match="return value"):
         jaxtyped(shaped, typechecker=checked)(jnp.zeros(3))
+
+
+def test_a_function_without_a_shape_stays_as_it_is() -> None:
+    def plain(values: Array, by: int) -> dict[str, int]:
+        return {"": by}
+
+    def stating(values: Array, by: tuple[Float[Array, " K"], int]) -> int:
+        return by[1]
+
+    decorate = jaxtyped(typechecker=checked)
+    assert decorate(plain) is plain
+    assert decorate(stating) is not stating
