@@ -29,7 +29,7 @@ from clipjax.models.families.convolutions.modified_resnet import ModifiedResNetC
 from clipjax.models.families.patches.vit import ViTConfig
 from clipjax.models.families.texts.text import TextConfig
 from clipjax.models.network import Network
-from clipjax.models.param_tree import build, draw
+from clipjax.models.param_tree import abstract_tree, build, draw, rngs_of, split
 from converters.golden import build_model
 
 TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
@@ -128,8 +128,10 @@ def test_params_are_drawn_by_the_keys_of_flax(arch: Arch) -> None:
 
 @each_arch
 def test_shapes_are_those_of_drawn_params(arch: Arch) -> None:
-    """They are found without the draws."""
-    found, made = Network(arch).abstract_params(), jax.eval_shape(partial(draw, arch), jax.random.key(0))
+    """They are found without the draws, and the structure without `nnx.vmap`."""
+    drawn_graph, made = split(nnx.eval_shape(lambda: build(arch, rngs_of(0))))
+    graph, found = abstract_tree(arch)
+    assert graph == drawn_graph
     assert jax.tree.structure(found) == jax.tree.structure(made)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(made)):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)

@@ -29,6 +29,11 @@ def shapes_only() -> Iterator[None]:
         _SHAPES_ONLY.reset(before)
 
 
+def only_shapes() -> bool:
+    """Whether the code runs within `shapes_only`."""
+    return _SHAPES_ONLY.get()
+
+
 def _undrawn(make: Callable[..., Initializer]) -> Callable[..., Initializer]:
     """`make`, whose initialisers return zeros within `shapes_only`."""
 
