@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -40,6 +41,15 @@ def initialised(arch: Arch, seed: int = 0) -> Params:
 
     `test_params_are_drawn_by_the_keys_of_flax` and `test_init_follows_its_key` are about JAX's.
     """
+    # A new function: what `Network.init_params` traced with JAX's draws is another.
+    options = {"xla_backend_optimization_level": 0}
+    with numpys_draws(seed):
+        return jax.jit(lambda key: draw(arch, key), compiler_options=options)(jax.random.key(0))
+
+
+@contextlib.contextmanager
+def numpys_draws(seed: int = 0) -> Iterator[None]:
+    """Initialisers draw with NumPy, of the same distributions."""
     rng = np.random.default_rng(seed)
 
     def normal(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> np.ndarray:
@@ -51,10 +61,8 @@ def initialised(arch: Arch, seed: int = 0) -> Params:
     def truncated_normal(key: Any, low: float, high: float, shape: Any, *_: Any, **__: Any) -> np.ndarray:
         return ndtri(rng.uniform(ndtr(low), ndtr(high), shape)).astype(np.float32)
 
-    # A new function: what `Network.init_params` traced with JAX's draws is another.
-    options = {"xla_backend_optimization_level": 0}
     with contextlib.ExitStack() as stack:
         for function in (normal, uniform, truncated_normal):
             for module in (jax_random, jax.random):
                 stack.enter_context(mock.patch.object(module, function.__name__, function))
-        return jax.jit(lambda key: draw(arch, key), compiler_options=options)(jax.random.key(0))
+        yield

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from _drawn import initialised
 from torch import nn
 
 from clipjax.models.arch import Arch, family_of, load_arch
@@ -47,7 +48,7 @@ def error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def assert_initialised_alike(config: Any, theirs: Any) -> None:
     """Our initial params of a tower have the shapes, means and deviations of those."""
-    ours = network(config).init_params(jax.random.key(0))["text"]
+    ours = jax.device_get(initialised(network(config).arch)["text"])
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for (path, leaf), other in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         where = jax.tree_util.keystr(path)

@@ -38,7 +38,7 @@ def pair() -> tuple[torch.nn.BatchNorm2d, convolutions.BatchNorm]:
     for name, leaf in leaves.items():
         value = rng.uniform(0.5, 1.5, DIM).astype(np.float32)
         getattr(theirs, name).data.copy_(torch.from_numpy(value))
-        leaf[...] = jnp.asarray(value)
+        leaf.set_value(jax.device_put(value))
     return theirs.double().train(), ours
 
 
@@ -53,7 +53,7 @@ def moved(
         y = module(x)
         return jnp.sum(jnp.sin(y)), (y, statistics(module))
 
-    (_, (y, found)), (d, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, jnp.asarray(x))
+    (_, (y, found)), (d, dx) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, x)
     return {"y": y, "dx": dx, "scale": d["scale"][...], "bias": d["bias"][...], **found}
 
 

@@ -167,9 +167,9 @@ def test_prompts_of_a_decoder(monkeypatch, stand_in, heads: int) -> None:
     """Neighbouring query heads share a key head."""
     of = prompts(jnp.float32, 6, heads)
     with jax.default_matmul_precision("highest"):
-        wanted = transformer.attend_grouped(*of, mode=INFERENCE)
+        wanted = jax.jit(functools.partial(transformer.attend_grouped, mode=INFERENCE))(*of)
         monkeypatch.setattr(transformer, "_is_fused", lambda *_: True)
-        found = transformer.attend_grouped(*of, mode=INFERENCE)
+        found = jax.jit(functools.partial(transformer.attend_grouped, mode=INFERENCE))(*of)
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
 
 

@@ -59,7 +59,7 @@ def test_the_three_gelus_differ() -> None:
 
 def test_gradients_of_a_product_on_a_cpu() -> None:
     """As everywhere else."""
-    x, kernel, weight = (jnp.asarray(normal(*shape)) for shape in ((2, 3, 5), (5, 7), (2, 3, 7)))
+    x, kernel, weight = (jax.device_put(normal(*shape)) for shape in ((2, 3, 5), (5, 7), (2, 3, 7)))
 
     def gradients(platform: str | None) -> Any:
         linear = bound(layers.Linear(5, 7, rngs=nnx.Rngs(0)), mode_of(Training(), platform))
@@ -67,7 +67,7 @@ def test_gradients_of_a_product_on_a_cpu() -> None:
         def total(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return jnp.sum(weight * linear.times(x, kernel))
 
-        return jax.grad(total, (0, 1))(x, kernel)
+        return jax.jit(jax.grad(total, (0, 1)))(x, kernel)
 
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), gradients("cpu"), gradients(None))
 
@@ -104,17 +104,19 @@ def test_gelu_without_erf_on_a_tpu() -> None:
     """Within 3e-5 of PyTorch's, and exact where erf is 1; nearer than tanh with OpenAI's constants."""
     x = np.concatenate([np.linspace(-12, 12, 24_001), [-1e4, -30, 30, 1e4]]).astype(np.float32)
     theirs = F.gelu(torch.from_numpy(x)).numpy()
-    off = np.abs(layers.gelu_by_tanh(jnp.asarray(x)) - theirs)
+    off = np.abs(jax.jit(layers.gelu_by_tanh)(x) - theirs)
     assert off.max() < 3e-5
     assert (off[np.abs(x) > 6] < 1e-6 * np.abs(x[np.abs(x) > 6])).all()
-    assert np.abs(layers.ACTIVATIONS["gelu_tanh"](jnp.asarray(x)) - theirs).max() > 1e-4
-    rounded = jnp.asarray(x, jnp.bfloat16)
-    forms = [bound(layers.ActivationLayer("gelu"), mode)(rounded) for mode in (INFERENCE, TPU)]
+    assert np.abs(jax.jit(layers.ACTIVATIONS["gelu_tanh"])(x) - theirs).max() > 1e-4
+    rounded = x.astype(jnp.bfloat16)
+    forms = [
+        np.asarray(jax.jit(bound(layers.ActivationLayer("gelu"), mode))(rounded)) for mode in (INFERENCE, TPU)
+    ]
     assert forms[1].dtype == jnp.bfloat16
     assert (forms[0] != forms[1]).any()
-    wide = jnp.asarray(x)
-    np.testing.assert_array_equal(bound(layers.ActivationLayer("gelu"), TPU)(wide), layers.gelu(wide))
-    slopes = [jax.vmap(jax.grad(form))(wide) for form in (layers.gelu_by_tanh, layers.gelu)]
+    of_float32 = jax.jit(bound(layers.ActivationLayer("gelu"), TPU))(x)
+    np.testing.assert_array_equal(of_float32, jax.jit(layers.gelu)(x))
+    slopes = [jax.jit(jax.vmap(jax.grad(form)))(x) for form in (layers.gelu_by_tanh, layers.gelu)]
     np.testing.assert_allclose(*slopes, atol=2e-4)
 
 
@@ -141,13 +143,17 @@ def test_where_an_mlp_keeps_its_products_apart(rows: int, dtype: Any, mode: Mode
 def norm_and_products(mode: Mode, dtype: Any = jnp.bfloat16) -> tuple[Any, list[Any]]:
     """Three norms of 64 channels, stacked, and two products that read each, one of them without a bias."""
     norm = layers.LayerNorm(64, eps=1e-5)
-    norm.scale.set_value(jnp.asarray(1 + 0.5 * normal(3, 64), dtype))
-    norm.bias.set_value(jnp.asarray(normal(3, 64), dtype))
+
+    def placed(values: np.ndarray) -> jax.Array:
+        return jax.device_put(values.astype(dtype))
+
+    norm.scale.set_value(placed(1 + 0.5 * normal(3, 64)))
+    norm.bias.set_value(placed(normal(3, 64)))
     products = [layers.Linear(64, 40, use_bias=bias, rngs=nnx.Rngs(0)) for bias in (True, False)]
     for each in products:
-        each.kernel.set_value(jnp.asarray(normal(3, 64, 40) / 8, dtype))
+        each.kernel.set_value(placed(normal(3, 64, 40) / 8))
         if each.bias is not None:
-            each.bias.set_value(jnp.asarray(normal(3, 40), dtype))
+            each.bias.set_value(placed(normal(3, 40)))
     return bound(norm, mode), [bound(each, mode) for each in products]
 
 
@@ -155,14 +161,14 @@ def norm_and_products(mode: Mode, dtype: Any = jnp.bfloat16) -> tuple[Any, list[
 def test_products_with_a_norm_in_them(mean: float, times: float) -> None:
     """Nearly as near to exact results, of rows before rounding, as products that read the norm."""
     wide = normal(3, 200, 64) + np.float32(mean)
-    x = jnp.asarray(wide, jnp.bfloat16)
+    x = jax.device_put(wide.astype(jnp.bfloat16))
     norm, products = norm_and_products(TPU)
 
     def run(norm: Any, products: list[Any]) -> list[np.ndarray]:
         def block(x: jax.Array, norm: Any, products: list[Any]) -> list[jax.Array]:
             return [each(norm.for_products(x)) for each in products]
 
-        return [np.asarray(y, np.float64) for y in jax.vmap(block)(x, norm, products)]
+        return [np.asarray(y, np.float64) for y in jax.jit(jax.vmap(block))(x, norm, products)]
 
     apart, exact = run(norm, products), []
     centred = wide - wide.mean(axis=-1, keepdims=True, dtype=np.float64)
@@ -217,13 +223,14 @@ def test_attention(causal: bool) -> None:
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 7, 4, 6).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, is_causal=causal).transpose(1, 2).reshape(3, 7, 24)
     visible = attention.causal(7) if causal else None
-    ours = attention.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4, mode=INFERENCE)
+    attend = functools.partial(attention.attend, heads=4, mode=INFERENCE)
+    ours = jax.jit(attend)(q, k, v, visible)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def pairs_of_forms(scale: float, visible: jax.Array | None, bias: jax.Array | None) -> list[Any]:
     """Outputs and gradients of both forms of attention, in float32."""
-    q, k, v = (jnp.asarray(normal(4, 2, 9, 8)) for _ in "qkv")
+    q, k, v = (normal(4, 2, 9, 8) for _ in "qkv")
 
     def loss(form: Any, *qkv: jax.Array) -> tuple[jax.Array, jax.Array]:
         mixed = form(qkv[0] * scale, *qkv[1:], visible, bias)
@@ -231,9 +238,8 @@ def pairs_of_forms(scale: float, visible: jax.Array | None, bias: jax.Array | No
 
     found = []
     for form in (attention.mix, attention.mix_divided):
-        (_, mixed), gradients = jax.value_and_grad(functools.partial(loss, form), (0, 1, 2), has_aux=True)(
-            q, k, v
-        )
+        both = jax.value_and_grad(functools.partial(loss, form), (0, 1, 2), has_aux=True)
+        (_, mixed), gradients = jax.jit(both)(q, k, v)
         found.append((mixed, *gradients))
     return found
 
@@ -242,11 +248,11 @@ def pairs_of_forms(scale: float, visible: jax.Array | None, bias: jax.Array | No
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_divides_first_on_a_tpu(scale: float, masked: bool) -> None:
     visible = attention.causal(9) if masked else None
-    bias = None if masked else jnp.asarray(normal(2, 2, 9, 9))
+    bias = None if masked else jax.device_put(normal(2, 2, 9, 9))
     last, first = pairs_of_forms(scale, visible, bias)
     for a, b in zip(last, first, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * scale, rtol=1e-5)
-    without = attention.mix_divided(*(jnp.asarray(normal(4, 2, 9, 8)) for _ in "qkv"))
+    without = jax.jit(attention.mix_divided)(*(normal(4, 2, 9, 8) for _ in "qkv"))
     assert np.abs(without - first[0]).max() > 0.1
 
 
@@ -266,15 +272,15 @@ def test_attention_over_long_sequences_goes_in_chunks() -> None:
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 400, 2, 5).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv).transpose(1, 2).reshape(3, 400, 10)
     attend = jax.jit(functools.partial(attention.attend, heads=2, mode=INFERENCE))
-    np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v))), theirs, atol=1e-6)
-    assert "while" in attend.lower(*map(jnp.asarray, (q, k, v))).as_text()
+    np.testing.assert_allclose(attend(q, k, v), theirs, atol=1e-6)
+    assert "while" in attend.lower(q, k, v).as_text()
 
 
 def test_attention_of_one_query() -> None:
     q, k = normal(2, 1, 8), normal(2, 5, 8)
     tq, tk = (torch.from_numpy(x).reshape(2, -1, 2, 4).transpose(1, 2) for x in (q, k))
     theirs = F.scaled_dot_product_attention(tq, tk, tk).transpose(1, 2).reshape(2, 1, 8)
-    ours = attention.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2, mode=INFERENCE)
+    ours = jax.jit(functools.partial(attention.attend, heads=2, mode=INFERENCE))(q, k, k)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -297,9 +303,8 @@ def torch_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (7, 7)])
 def test_convolution(size: tuple[int, int], kernel: int, stride: int, padding: Any, depthwise: bool) -> None:
     x, weight = normal(2, *size, 6), normal(kernel, kernel, 1 if depthwise else 6, 6 if depthwise else 10)
-    ours = convolutions.conv2d(
-        jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding, mode=INFERENCE
-    )
+    conv = functools.partial(convolutions.conv2d, stride=stride, padding=padding, mode=INFERENCE)
+    ours = jax.jit(conv)(x, weight)
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride, padding), atol=2e-5)
 
 
