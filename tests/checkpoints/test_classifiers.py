@@ -56,7 +56,7 @@ def transform(model: Any, row: str, size: int) -> Any:
     return timm.data.create_transform(**timm.data.resolve_data_config(given, pretrained_cfg=given))  # type: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("row", mostly_long(ROWS, keep=[ROWS[0], ROWS[2]]))
+@pytest.mark.parametrize("row", mostly_long(ROWS, keep=[ROWS[0]]))
 def test_evaluate_takes_a_fine_tuned_clip(row: str, tmp_path: Path):
     folder = tmp_path / "images"
     folder.mkdir()

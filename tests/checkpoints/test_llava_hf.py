@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from _long import mostly_long
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -120,7 +121,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return made(tmp_path_factory.mktemp("clip"), "clip")
 
 
-@pytest.fixture(scope="module", params=["clip", "siglip"])
+@pytest.fixture(scope="module", params=mostly_long(["clip", "siglip"], keep=["clip"]))
 def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, case: Case) -> Case:
     return case if request.param == "clip" else made(tmp_path_factory.mktemp("siglip"), "siglip")
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
+from _drawn import drawn
 
 from benchmarks import gpu, gpu_cases, gpu_clipjax, gpu_table
 from clipjax.models.modules import convolutions
 from clipjax.models.modules.forms import FORMS, form
+from clipjax.models.network import Network
 from clipjax.models.training import Mode
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -36,6 +38,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("No module named 'open_clip'")
 
     monkeypatch.setattr(gpu, "Side", Here)
+    monkeypatch.setattr(Network, "init_params", lambda network, key: drawn(network.abstract_params()))
     monkeypatch.setattr(gpu_cases, "ROUND_SECONDS", 0.01)
 
 

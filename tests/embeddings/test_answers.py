@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from _embed_tools import manifest_of, write_images
 from _long import mostly_long
 from _tiny_language import TinyVisionLanguage
+from scipy.special import log_softmax
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.normalize import normalize
@@ -84,25 +86,33 @@ def alone(model: Any, manifest: Manifest, row: int, rotation: int) -> tuple[str,
     params, questions = model.params["decoder"], asked(manifest)
     recipe = model.card.preprocess.recipe(rgb="first")
     pixels = to_pixels(open_image(manifest.open(row), "x"), recipe)[None]
-    normal = normalize(jnp.asarray(pixels), model.card.preprocess.mean, model.card.preprocess.std)
-    tokens = image_tokens(model.network, model.params, normal, "parity")
+    normal = normalize(jax.device_put(pixels), model.card.preprocess.mean, model.card.preprocess.std)
+    run = functools.partial(image_tokens, model.network, precision="parity")
+    tokens = jax.jit(run)(dict(model.params), normal)
+    together, forward = (
+        jax.jit(each)
+        for each in (
+            functools.partial(assemble, decoder),
+            functools.partial(decoder.forward, precision="parity"),
+        )
+    )
     ids, at = language.prompt(questions.ask(row, rotation))
 
     def embedded(ids: list[int]) -> jax.Array:
-        return assemble(decoder, params, jnp.asarray([ids], jnp.int32), jnp.asarray([at]), tokens)
+        return together(params, np.array([ids], np.int32), np.array([at]), tokens)
 
     prompt = embedded(ids)
-    whole = jnp.ones(prompt.shape[:2], bool)
+    whole = jax.device_put(np.ones(prompt.shape[:2], bool))
     made = generate(decoder, params, prompt, whole, steps=STEPS, stop=language.stop, precision="parity")
     text = language.tokenizer.decode([int(i) for i in made.ids[0] if i >= 0 and i not in language.stop])
     scores = {}
     for option in questions.options[row]:
         own = language.tokenizer.encode(option)
         both = embedded([*ids, *own])
-        logits = decoder.forward(params, both, jnp.ones(both.shape[:2], bool), precision="parity")
-        before = jax.nn.log_softmax(logits[0, prompt.shape[1] - 1 : -1])
+        logits = np.asarray(forward(params, both, np.ones(both.shape[:2], bool)))
+        before = log_softmax(logits[0, prompt.shape[1] - 1 : -1], axis=-1)
         scores[option] = float(before[np.arange(len(own)), np.array(own)].sum())
-    first = jax.nn.log_softmax(made.first[0])
+    first = log_softmax(np.asarray(made.first)[0])
     size = len(questions.options[row])
     scores |= {"ABC"[k]: float(first[language.letters(3)[(k + rotation) % size]]) for k in range(size)}
     return text.strip(), scores

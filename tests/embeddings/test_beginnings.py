@@ -229,7 +229,7 @@ def _rest(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
             (Network, "finish_texts", _rest(length=lambda rest: jnp.maximum(rest.length - 1, 1))),
             (attention, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
         ],
-        keep=[Lookup, attention],
+        keep=[Lookup],
     ),
     ids=["positions from zero", "another beginning", "read out before the end", "not causal"],
 )

@@ -33,25 +33,29 @@ def h100() -> Iterator[None]:
         yield
 
 
+def normal(seed: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.device_put(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
+
+
 def operands(queries: int, keys: int, size: int = 8, dtype: Any = jnp.bfloat16) -> tuple[Any, Any, Any]:
     """q, k and v of 3 images and 2 heads."""
 
     def drawn(seed: int, length: int) -> Any:
-        return jax.random.normal(jax.random.key(seed), (3, 2, length, size), dtype)
+        return normal(seed, (3, 2, length, size), dtype)
 
     return drawn(0, queries), drawn(1, keys), drawn(2, keys)
 
 
 def mask_of(kind: str | None, queries: int, keys: int) -> Any:
     """causal: [M, N]; padded: [B, 1, 1, N]; both: [B, 1, M, N]."""
-    causal, padded = jnp.tri(queries, keys, dtype=bool), jnp.arange(keys) < jnp.asarray([[keys], [2], [3]])
+    causal, padded = np.tri(queries, keys, dtype=bool), np.arange(keys) < np.array([[keys], [2], [3]])
     of = {
         None: None,
         "causal": causal,
         "padded": padded[:, None, None],
         "both": causal & padded[:, None, None],
     }
-    return of[kind]
+    return jax.device_put(of[kind])
 
 
 def program(mode: Mode, kind: str | None, of: tuple[Any, Any, Any], **options: Any) -> str:
@@ -146,12 +150,16 @@ def stand_in(monkeypatch) -> None:
 def prompts(dtype: Any, queries: int, heads: int = 4) -> tuple[Any, ...]:
     """q, k, v and the mask of two prompts of 6 ids, the second with two of padding; 2 key heads."""
     drawn = [
-        jax.random.normal(jax.random.key(seed), (2, count, length, 8), dtype)
+        normal(seed, (2, count, length, 8), dtype)
         for seed, (count, length) in enumerate([(heads, queries), (2, 6), (2, 6)])
     ]
-    valid = jnp.arange(6) >= jnp.asarray([[0], [2]])
-    positions = transformer.positions_of(valid)
-    return *drawn, transformer.sees(positions[:, -queries:], positions, valid, None)
+    valid = jax.device_put(np.arange(6) >= np.array([[0], [2]]))
+
+    def visible(valid: jax.Array) -> jax.Array:
+        positions = transformer.positions_of(valid)
+        return transformer.sees(positions[:, -queries:], positions, valid, None)
+
+    return *drawn, jax.jit(visible)(valid)
 
 
 @pytest.mark.parametrize(("queries", "kernel"), [(6, True), (3, True), (1, False)])
@@ -179,7 +187,7 @@ def test_prompts_of_a_decoder(monkeypatch, stand_in, heads: int) -> None:
 def test_results_and_gradients(stand_in, kind: str | None, gradients: bool, queries: int, keys: int) -> None:
     """In float32, where padding by zeros that a query saw would show."""
     of, visible = operands(queries, keys, dtype=jnp.float32), mask_of(kind, queries, keys)
-    weights = jax.random.normal(jax.random.key(9), of[0].shape)
+    weights = normal(10, of[0].shape, np.float32)
 
     def loss(attend: Any, *of: Any) -> Any:
         return (attend(*of) * weights).sum()
