@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _drawn import numpys_draws
 from _long import mostly_long
 from flax import nnx
 from jax.sharding import PartitionSpec
@@ -48,9 +49,10 @@ def tower(x: jax.Array) -> jax.Array:
 )
 def test_rows_keep_their_order(rows: int, devices: int, fit: float, calls: int) -> None:
     mode = mode_of(devices=devices, most=fit * TILE)
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((rows, 5)), jnp.float32)
+    x = jax.device_put(np.random.default_rng(1).standard_normal((rows, 5), np.float32))
+    run = jax.jit(lambda x: in_chunks(tower, x, mode))
     assert together(tower, x, fit * TILE) == max(1, 2 ** int(np.log2(fit)))
-    np.testing.assert_allclose(in_chunks(tower, x, mode), tower(x), rtol=1e-6)
+    np.testing.assert_allclose(run(x), jax.jit(tower)(x), rtol=1e-6)
     program = jax.make_jaxpr(lambda x: in_chunks(tower, x, mode))(x)
     loops = [equation for equation in program.eqns if equation.primitive.name == "scan"]
     assert loops[0].params["length"] == calls if calls > 1 else len(loops) == 1
@@ -161,11 +163,12 @@ def test_embedding_states_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stage_with_cut_params_runs_whole(cut: bool) -> None:
     """Each chunk would gather them again."""
     assert isinstance(CONVNEXT.vision, ConvNeXtConfig)
-    stage = Stage(8, 8, 2, CONVNEXT.vision, first=True, rngs=nnx.Rngs(0))
+    with numpys_draws():
+        stage = Stage(8, 8, 2, CONVNEXT.vision, first=True, rngs=nnx.Rngs(0))
     stage = bound(stage, mode_of(None, "tpu", most=1))
 
     def part(leaf: jax.Array) -> Any:
-        half = leaf.astype(jnp.bfloat16)
+        half = jax.device_put(np.asarray(leaf).astype(jnp.bfloat16))
         return Cut(half, -1, 1, "model") if cut else half
 
     parts = nnx.merge(nnx.graphdef(stage), jax.tree.map(part, nnx.state(stage)))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import open_clip
 import pytest
@@ -157,8 +156,8 @@ def small(name: str, library: str, **card: Any) -> Model:
     )
     size = arch.vision.image_size
     pixels = dataclasses.replace(base.preprocess, image_size=size, resize_size=size)
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), Network(arch).abstract_params())
-    return Model(dataclasses.replace(base, preprocess=pixels), params)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), Network(arch).abstract_params())
+    return Model(dataclasses.replace(base, preprocess=pixels), jax.device_put(zeros))
 
 
 @pytest.mark.parametrize(

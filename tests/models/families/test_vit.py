@@ -12,6 +12,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from _drawn import initialised
 from _long import mostly_long
 from flax import nnx
 from timm.layers.layer_scale import LayerScale
@@ -216,6 +217,6 @@ def test_only_the_first_query_is_read():
 
 
 def test_layer_scale_starts_small():
-    params = Network(narrow_arch(load_arch(DEIT))).init_params(jax.random.key(0))
+    params = initialised(narrow_arch(load_arch(DEIT)))
     for part in ("ls_1", "ls_2"):
         np.testing.assert_array_equal(params["vision"]["blocks"][part]["scale"], np.float32(LAYER_SCALE_INIT))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _drawn import initialised
 from _long import mostly_long
 from _parity import Case, Tensor, case_of, narrow_case, source_of
 from timm.models.mlp_mixer import Affine
@@ -361,7 +362,7 @@ def test_records_are_timms(name: str):
 def test_drawn_params_give_features():
     """Of gMLP, whose gates start open."""
     arch = case(GMLP).arch
-    params = Network(arch).init_params(jax.random.key(0))
+    params = initialised(arch)
     encode = functools.partial(Network(arch).encode_image, precision="parity")
     features = jax.jit(encode)(params, case(GMLP).golden.inputs["images"])
     assert np.isfinite(features).all()
