@@ -300,12 +300,14 @@ def torch_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> 
 @pytest.mark.parametrize("padding", ["symmetric", "tf_same"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-@pytest.mark.parametrize("size", [(8, 8), (9, 12), (7, 7)])
-def test_convolution(size: tuple[int, int], kernel: int, stride: int, padding: Any, depthwise: bool) -> None:
-    x, weight = normal(2, *size, 6), normal(kernel, kernel, 1 if depthwise else 6, 6 if depthwise else 10)
+def test_convolution(kernel: int, stride: int, padding: Any, depthwise: bool) -> None:
+    """Of maps of three sizes, in one program."""
+    maps = [normal(2, *size, 6) for size in ((8, 8), (9, 12), (7, 7))]
+    weight = normal(kernel, kernel, 1 if depthwise else 6, 6 if depthwise else 10)
     conv = functools.partial(convolutions.conv2d, stride=stride, padding=padding, mode=INFERENCE)
-    ours = jax.jit(conv)(x, weight)
-    np.testing.assert_allclose(ours, torch_conv(x, weight, stride, padding), atol=2e-5)
+    found = jax.jit(lambda maps, weight: [conv(x, weight) for x in maps])(maps, weight)
+    for x, ours in zip(maps, found, strict=True):
+        np.testing.assert_allclose(ours, torch_conv(x, weight, stride, padding), atol=2e-5)
 
 
 def test_the_two_paddings_differ_where_the_size_is_even() -> None:
