@@ -55,6 +55,7 @@ from clipjax.demo.world.scenes import (
 from clipjax.demo.world.shapes import UNKNOWN
 from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.embeddings.forward import ProgramKey, compiled
+from clipjax.embeddings.stream import Stream
 from clipjax.errors import DataError
 from clipjax.evaluation.data_folder import survey
 from clipjax.evaluation.plans.collection import plan as plan_of
@@ -274,6 +275,7 @@ def invoke(out: Path, *options: str) -> Any:
     return CliRunner().invoke(app, [*options, "--out", str(out)])
 
 
+BATCH = 16
 swept: list[SweepReport] = []  # of the sweeps since the tests began
 drawn = ["pdf"]  # forms of figures of which no more are drawn
 
@@ -316,6 +318,9 @@ def quick(one_device: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setattr(sweeps, "run_sweep", counted)
         patch.setattr(figure_style, "_rendered", first_of_each_form)
         patch.setattr(sweeps, "settings", with_one_prompt_set)
+        # Most sets have 12 images, and the rest of a batch is padding.
+        patch.setattr(sweeps, "IMAGE_BATCH", BATCH)
+        patch.setattr(Stream, "batch", BATCH)
         patch.setattr(tuning, "load_suite", of_the_table)
         patch.setattr("clipjax.tasks.selective.CALIBRATED", 5)
         before = Counter(compiled)
@@ -657,7 +662,7 @@ def test_the_demo_asks_a_llava_beside_its_clip(quick: Quick) -> None:
 def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
     assert {program.arch for program in quick.programs} == {"demo_small", "demo_llava", "any"}
     assert {program.tower for program in quick.programs if program.arch == "any"} == {"matches"}
-    assert {program.batch for program in quick.programs if program.tower == "image"} == {64}
+    assert {program.batch for program in quick.programs if program.tower == "image"} == {BATCH}
     # The image tower has two programs: a classifier's features keep their length.
     repeated = {program: count for program, count in quick.programs.items() if count > 1}
     assert {program.tower for program in repeated} <= {"image"}
