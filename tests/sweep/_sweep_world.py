@@ -93,7 +93,7 @@ def _noise(path: Path, seed: int) -> None:
 
 
 def _write_model(folder: Path, side: int, seed: int) -> None:
-    import jax
+    from _drawn import initialised
 
     from clipjax.checkpoints.card import Card, Preprocess, WeightsSource
     from clipjax.checkpoints.model import Model
@@ -114,9 +114,7 @@ def _write_model(folder: Path, side: int, seed: int) -> None:
         logit_bias=None,
         facts={"group": "demo", "train_source": "none"},
     )
-    model = Model(card, {})
-    params = jax.device_get(model.network.init_params(jax.random.key(seed)))
-    Model(card, params).save(folder)
+    Model(card, initialised(arch, seed)).save(folder)
 
 
 def sweep(suite: Path, out: Path, *arguments: str) -> Result:
