@@ -115,7 +115,7 @@ def refused(kind: type[ClipjaxError], message: str, *arguments: str) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = write_colours(tmp_path_factory.mktemp("command"))
-    small_model(folder / "small")
+    small_model(folder / "small", seed=2, quick=True)
     (folder / "tables").mkdir()
     for name, text in (("short", RECIPE), ("colours", SUITE), ("runs", RUNS.format(folder=folder))):
         (folder / "tables" / f"{name}.toml").write_text(text)

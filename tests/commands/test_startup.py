@@ -109,7 +109,7 @@ NETWORKS = "flax optax scipy.sparse clipjax.models.network"
 def test_a_run_with_everything_stored_loads_nothing_that_it_does_not_need(
     tmp_path: Path, one_device: None
 ) -> None:
-    small_model(tmp_path / "first")
+    small_model(tmp_path / "first", quick=True)
     write_colours(tmp_path)
     places = f"--store {tmp_path}/store --results {tmp_path}/results"
     evaluate = (
