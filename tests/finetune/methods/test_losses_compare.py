@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("base") / "small")
+    return small_model(tmp_path_factory.mktemp("base") / "small", quick=True)
 
 
 def loss_of(model: Model, world: Path, method: str, seed: int = 1, devices: int = 1, **changes: Any) -> Loss:
