@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # What Python and pytest compile stays for the next run: 8 s of the processor in each worker.
 unexport PYTHONDONTWRITEBYTECODE
 # Room for what pyright has just made: a tenth less of the processor's time.
-export NODE_OPTIONS := --max-semi-space-size=256
+export NODE_OPTIONS ?= --max-semi-space-size=256
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 # Seconds that `make check` may take on two cores, and the commit that it compares with (none: the last one).

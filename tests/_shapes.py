@@ -68,7 +68,7 @@ def _hints(function: Callable[..., Any]) -> Iterator[Any]:
     for annotation in function.__annotations__.values():
         try:
             hint = typing.get_type_hints(_annotated(annotation), names, include_extras=True)["value"]
-        except Exception:  # as in jaxtyping: a name of a type that only type checkers import
+        except NameError:  # of a type that only type checkers import
             continue
         yield from _parts(hint)
 

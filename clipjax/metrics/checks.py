@@ -28,7 +28,7 @@ def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
     return counts.astype(np.int32)
 
 
-def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, ...]:
+def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, " ..."]:
     """Raises ValueError for another dtype: a probability would pass as True."""
     array = np.asarray(values)
     if array.dtype != np.bool_:

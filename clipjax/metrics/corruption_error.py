@@ -54,7 +54,7 @@ def relative_corruption_errors(
     return (ours * theirs - clean) / added
 
 
-def _shares(name: str, values: ArrayLike, dimensions: int) -> Float64[np.ndarray, ...]:
+def _shares(name: str, values: ArrayLike, dimensions: int) -> Float64[np.ndarray, " ..."]:
     array = np.asarray(values, np.float64)
     if array.ndim != dimensions:
         raise ValueError(f"{name} has {array.ndim} dimensions, not {dimensions}")

@@ -18,7 +18,7 @@ from clipjax.models.language.projector import Projector
 from clipjax.models.language.transformer import Transformer
 from clipjax.models.modules import layers
 from clipjax.models.modules.binding import bind
-from clipjax.models.modules.initializers import only_shapes, shapes_only
+from clipjax.models.modules.initializers import in_shapes_only, shapes_only
 from clipjax.models.outputs import parts_of
 from clipjax.models.precision import DTYPE, Precision
 from clipjax.models.training import Mode, Precise
@@ -77,7 +77,7 @@ class _Stream(nnx.RngStream):
     """
 
     def __call__(self) -> Array:
-        if only_shapes():
+        if in_shapes_only():  # no initialiser reads it
             return self.key[...]
         key = jax.random.fold_in(self.key[...], self.count[...])
         self.count.set_value(self.count[...] + 1)

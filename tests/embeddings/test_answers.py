@@ -80,22 +80,26 @@ def reference(model, images) -> tuple[Embeddings, Answers]:
     return run(model, data_set(images))
 
 
-def alone(model: Any, manifest: Manifest, row: int, rotation: int) -> tuple[str, dict[str, float]]:
+@pytest.fixture(scope="module")
+def passes(model) -> tuple[Any, Any, Any]:
+    """Compiled: an image's tokens, a prompt with them, and a whole pass of the decoder."""
+    decoder = model.language.decoder
+    tokens = functools.partial(image_tokens, model.network, precision="parity")
+    forward = functools.partial(decoder.forward, precision="parity")
+    return jax.jit(tokens), jax.jit(functools.partial(assemble, decoder)), jax.jit(forward)
+
+
+def alone(
+    model: Any, passes: tuple[Any, Any, Any], manifest: Manifest, row: int, rotation: int
+) -> tuple[str, dict[str, float]]:
     """The answer to one prompt without padding; an option's log-probability from a whole forward pass."""
     language, decoder = model.language, model.language.decoder
     params, questions = model.params["decoder"], asked(manifest)
     recipe = model.card.preprocess.recipe(rgb="first")
     pixels = to_pixels(open_image(manifest.open(row), "x"), recipe)[None]
     normal = normalize(jax.device_put(pixels), model.card.preprocess.mean, model.card.preprocess.std)
-    run = functools.partial(image_tokens, model.network, precision="parity")
-    tokens = jax.jit(run)(dict(model.params), normal)
-    together, forward = (
-        jax.jit(each)
-        for each in (
-            functools.partial(assemble, decoder),
-            functools.partial(decoder.forward, precision="parity"),
-        )
-    )
+    tokens_of, together, forward = passes
+    tokens = tokens_of(dict(model.params), normal)
     ids, at = language.prompt(questions.ask(row, rotation))
 
     def embedded(ids: list[int]) -> jax.Array:
@@ -119,9 +123,9 @@ def alone(model: Any, manifest: Manifest, row: int, rotation: int) -> tuple[str,
 
 
 @pytest.mark.parametrize(("row", "rotation"), [(1, 1), (2, 2)])
-def test_answers_are_those_of_one_prompt_alone(model, images, reference, row, rotation):
+def test_answers_are_those_of_one_prompt_alone(model, passes, images, reference, row, rotation):
     _, got = reference
-    text, scores = alone(model, data_set(images), row, rotation)
+    text, scores = alone(model, passes, data_set(images), row, rotation)
     assert got.texts[row][rotation] == text
     options = asked(data_set(images)).options[row]
     for k, option in enumerate(options):

@@ -34,8 +34,11 @@ RECORDED = _forms.recorded_rows()
     mostly_long(
         _forms.ARCHS,
         keep=[
-            *("ViT-B-32", "EVA02-B-16", "beit_base_patch16_224"),
-            *("vgg16_bn", "prism-clip_l14_336-llama2_7b"),
+            "ViT-B-32",
+            "EVA02-B-16",
+            "beit_base_patch16_224",
+            "vgg16_bn",
+            "prism-clip_l14_336-llama2_7b",
         ],
     ),
 )

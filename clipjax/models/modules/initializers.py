@@ -29,7 +29,7 @@ def shapes_only() -> Iterator[None]:
         _SHAPES_ONLY.reset(before)
 
 
-def only_shapes() -> bool:
+def in_shapes_only() -> bool:
     """Whether the code runs within `shapes_only`."""
     return _SHAPES_ONLY.get()
 
@@ -43,7 +43,7 @@ def _undrawn(make: Callable[..., Initializer]) -> Callable[..., Initializer]:
 
         # JAX's protocol has `out_sharding`; no call here names one.
         def init(key: Any, shape: Any, dtype: Any = float, out_sharding: Any = None) -> Any:
-            return jnp.zeros(shape, dtype) if _SHAPES_ONLY.get() else draw(key, shape, dtype)
+            return jnp.zeros(shape, dtype) if in_shapes_only() else draw(key, shape, dtype)
 
         return init
 

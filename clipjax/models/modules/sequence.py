@@ -17,7 +17,7 @@ from clipjax.models.modules.attention import KEPT
 from clipjax.models.modules.binding import mode_of_block
 from clipjax.models.modules.convolutions import Conv
 from clipjax.models.modules.forms import form
-from clipjax.models.modules.initializers import only_shapes
+from clipjax.models.modules.initializers import in_shapes_only
 from clipjax.models.modules.layers import Block
 from clipjax.models.training import PRODUCT, statistics
 from clipjax.models.unstacked import each_block, is_unstacked
@@ -27,7 +27,7 @@ M = TypeVar("M", bound=nnx.Module)
 
 def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
     """`depth` modules as one: every param gets a leading axis of that length."""
-    if only_shapes():  # nnx.vmap would be a quarter of the time in which shapes are found
+    if in_shapes_only():  # nnx.vmap would be a quarter of the time in which shapes are found
         module = make(rngs)
         nnx.update(module, jax.tree.map(lambda leaf: jax.lax.broadcast(leaf, (depth,)), nnx.state(module)))
         return module
