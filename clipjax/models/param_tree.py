@@ -127,8 +127,17 @@ def bound_graph(arch: Arch, tower: str, mode: Mode) -> Any:
 @functools.cache
 def abstract_module(arch: Arch) -> Any:
     """The module of an architecture with shapes and dtypes in place of params."""
+    found: list[Any] = []
+
+    def make() -> None:
+        graph, state = nnx.split(build(arch, rngs_of(0)))
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        found.append(nnx.merge(graph, shapes))
+
+    # Traced for what does not take its initialisers from `modules.initializers`: it computes nothing either.
     with shapes_only():
-        return nnx.eval_shape(lambda: build(arch, rngs_of(0)))
+        jax.eval_shape(make)
+    return found[0]
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
@@ -18,6 +19,7 @@ from clipjax.models import param_tree
 from clipjax.models.arch import arch_records, load_arch, narrow_arch
 from clipjax.models.cut import FSDP, STACKS
 from clipjax.models.modules import maps, sequence
+from clipjax.models.modules.initializers import shapes_only
 from clipjax.models.network import Network
 
 
@@ -58,6 +60,16 @@ def test_the_stacks_that_the_rules_name_are_those_of_the_towers(
     arch = narrow_arch(load_arch(name))
     module = param_tree.abstract_module.__wrapped__(arch)
     assert Counter(map(shapes, stacks(param_tree.split(module)[1]))) == Counter(made)
+
+
+@pytest.mark.parametrize("name", one_of_each())
+def test_shapes_are_found_without_tracing_the_params(name: str) -> None:
+    """Of an initialiser that is not of `modules.initializers` each param would be traced."""
+    with shapes_only():
+        module = param_tree.build(narrow_arch(load_arch(name)), param_tree.rngs_of(0))
+    leaves = [leaf for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)) if leaf.ndim]
+    assert len(leaves) > 10
+    assert [leaf.shape for leaf in leaves if not isinstance(leaf, np.ndarray) or any(leaf.strides)] == []
 
 
 def test_a_stack_is_cut_after_its_layers() -> None:

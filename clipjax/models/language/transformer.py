@@ -25,7 +25,7 @@ from clipjax.models.language.config import DecoderConfig
 from clipjax.models.modules import attention, layers, sequence
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import form, is_possible
-from clipjax.models.modules.initializers import normal
+from clipjax.models.modules.initializers import full, normal
 from clipjax.models.training import Mode
 
 INIT = normal(0.02)  # of every matrix, as transformers draws it
@@ -86,7 +86,7 @@ class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + eps) in float32, cast to the dtype of `x`, then times the scale."""
 
     def __init__(self, dim: int, *, eps: float):
-        self.scale = nnx.Param(jnp.ones((dim,)))
+        self.scale = nnx.Param(full((dim,), 1.0))
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:

@@ -14,13 +14,14 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.nn.initializers import Initializer, ones
+from jax.nn.initializers import Initializer
 from jaxtyping import Float
 
 from clipjax.errors import UsageError
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import form, in_form
 from clipjax.models.modules.frequencies import by_frequencies, pays
+from clipjax.models.modules.initializers import full, ones
 from clipjax.models.modules.layers import torch_uniform
 from clipjax.models.training import PRODUCT, Mode, Statistic
 
@@ -288,7 +289,7 @@ class Conv(Layer):
     ):
         shape = (kernel, kernel, in_dim // groups, out_dim)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out_dim,))) if use_bias else None
+        self.bias = nnx.Param(full((out_dim,), 0.0)) if use_bias else None
         self.stride = stride
         self.padding: Padding = padding
 
@@ -314,10 +315,11 @@ class BatchNorm(Layer):
     """
 
     def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
-        self.scale = nnx.Param(scale_init(jax.random.key(0), (dim,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((dim,)))
-        self.mean = Statistic(jnp.zeros((dim,)))
-        self.var = Statistic(jnp.ones((dim,)))
+        no_key: Any = None  # all-ones or all-zeros
+        self.scale = nnx.Param(scale_init(no_key, (dim,), jnp.float32))
+        self.bias = nnx.Param(full((dim,), 0.0))
+        self.mean = Statistic(full((dim,), 0.0))
+        self.var = Statistic(full((dim,), 1.0))
         self.eps = eps
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:

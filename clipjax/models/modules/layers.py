@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jax.nn.initializers import Initializer, zeros
+from jax.nn.initializers import Initializer
 from jaxtyping import Float
 
 from clipjax.models.chunks import is_small
@@ -25,7 +25,7 @@ from clipjax.models.cut import any_cut
 from clipjax.models.modules.attention import KEPT, MultiHead, Visible
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import form, in_form
-from clipjax.models.modules.initializers import uniform, variance_scaling
+from clipjax.models.modules.initializers import full, uniform, variance_scaling, zeros
 from clipjax.models.unstacked import is_unstacked
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
@@ -157,8 +157,8 @@ class LayerNorm(Layer):
     """
 
     def __init__(self, dim: int, *, eps: float):
-        self.scale = nnx.Param(jnp.ones((dim,)))
-        self.bias = nnx.Param(jnp.zeros((dim,)))
+        self.scale = nnx.Param(full((dim,), 1.0))
+        self.bias = nnx.Param(full((dim,), 0.0))
         self.eps, self.folded = eps, False
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
@@ -274,7 +274,7 @@ class LayerScale(nnx.Module):
     """A learned factor per channel [dim] on a residual branch (Touvron et al. 2021, section 2)."""
 
     def __init__(self, dim: int, *, init: float):
-        self.scale = nnx.Param(jnp.full((dim,), init))
+        self.scale = nnx.Param(full((dim,), init))
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         return x * self.scale[...]

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.initializers import full
 from clipjax.models.training import Precise
 
 
@@ -21,8 +22,8 @@ class GroupNorm(nnx.Module):
     """
 
     def __init__(self, dim: int, *, groups: int, eps: float):
-        self.scale = nnx.Param(jnp.ones((dim,)))
-        self.bias = nnx.Param(jnp.zeros((dim,)))
+        self.scale = nnx.Param(full((dim,), 1.0))
+        self.bias = nnx.Param(full((dim,), 0.0))
         self.groups = groups
         self.eps = eps
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -29,7 +30,7 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
     """`depth` modules as one: every param gets a leading axis of that length."""
     if in_shapes_only():  # nnx.vmap would be a quarter of the time in which shapes are found
         module = make(rngs)
-        nnx.update(module, jax.tree.map(lambda leaf: jax.lax.broadcast(leaf, (depth,)), nnx.state(module)))
+        nnx.update(module, jax.tree.map(lambda leaf: _repeated(leaf, depth), nnx.state(module)))
         return module
 
     @nnx.split_rngs(splits=depth)
@@ -38,6 +39,15 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
         return make(rngs)
 
     return build(rngs)
+
+
+def _repeated(leaf: Any, times: int) -> Any:
+    shape = (times, *leaf.shape)
+    return (
+        np.broadcast_to(leaf, shape, subok=True)
+        if isinstance(leaf, np.ndarray)
+        else jnp.broadcast_to(leaf, shape)
+    )
 
 
 def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Array | None]:

@@ -37,7 +37,7 @@ from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, layers, sequence
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import normal
+from clipjax.models.modules.initializers import full, normal
 from clipjax.models.modules.stages import dense, run_stages
 
 PATCH = 4  # of the stem
@@ -114,8 +114,8 @@ class GlobalResponseNorm(nnx.Module):
     """
 
     def __init__(self, dim: int):
-        self.scale = nnx.Param(jnp.zeros((dim,)))
-        self.bias = nnx.Param(jnp.zeros((dim,)))
+        self.scale = nnx.Param(full((dim,), 0.0))
+        self.bias = nnx.Param(full((dim,), 0.0))
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         wide = x.astype(jnp.float32)

@@ -34,13 +34,13 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Float
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.modules import attention, convolutions, layers, sequence
 from clipjax.models.modules.binding import Layer
+from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import dense, run_stages
 

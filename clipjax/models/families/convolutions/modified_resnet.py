@@ -26,14 +26,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import zeros
 from jaxtyping import Float
 
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions
 from clipjax.models.modules import attention, convolutions, layers, pools
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import normal
+from clipjax.models.modules.initializers import normal, zeros
 from clipjax.models.modules.stages import Stage, dense, run_stages
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution

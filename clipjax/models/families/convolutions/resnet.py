@@ -26,13 +26,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import ones, zeros
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, pools
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import variance_scaling
+from clipjax.models.modules.initializers import ones, variance_scaling, zeros
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, dense, run_stages
 

@@ -34,7 +34,6 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import ones
 from jaxtyping import Float
 
 from clipjax.guards import multiple_of
@@ -42,7 +41,7 @@ from clipjax.models.arch import Family
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers, sequence
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import normal, xavier_uniform
+from clipjax.models.modules.initializers import full, normal, ones, xavier_uniform
 
 LAYER_SCALE_INIT = 1e-5  # of timm's resmlp_24_224
 _TINY = normal(1e-6)  # of biases, and of gates, which start open
@@ -104,8 +103,8 @@ class Affine(nnx.Module):
     """ResMLP's "norm"."""
 
     def __init__(self, dim: int):
-        self.scale = nnx.Param(jnp.ones((dim,)))
-        self.bias = nnx.Param(jnp.zeros((dim,)))
+        self.scale = nnx.Param(full((dim,), 1.0))
+        self.bias = nnx.Param(full((dim,), 0.0))
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         return x * self.scale[...] + self.bias[...]

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Frame, two_heads
 from clipjax.models.modules import attention, layers, sequence
-from clipjax.models.modules.initializers import normal
+from clipjax.models.modules.initializers import full, normal
 from clipjax.models.modules.tokens import HighestId, Lookup, at_positions
 from clipjax.models.text_ids import Memory, Rest
 
@@ -100,7 +100,7 @@ class TextTransformer(nnx.Module):
         self.text_projection = (
             None if c.projection is False else nnx.Param(normal(c.width**-0.5)(rngs.params(), matrix))
         )
-        self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
+        self.text_projection_bias = nnx.Param(full((c.embed_dim,), 0.0)) if c.projection_bias else None
         self.lookup, self.at_highest_id = Lookup(), HighestId()
         self.causal, self.pooling, self.eos_id = c.causal, c.pooling, c.eos_id
 
