@@ -76,11 +76,12 @@ def random_params(arch: Arch, seed: int = 0) -> Any:
 
 def images(arch: Arch, batch: int = 2) -> jax.Array:
     size = arch.vision.image_size
-    return jnp.asarray(np.random.default_rng(1).standard_normal((batch, size, size, 3)), jnp.float32)
+    drawn = np.random.default_rng(1).standard_normal((batch, size, size, 3))
+    return jax.device_put(drawn.astype(np.float32))
 
 
 def ids(batch: int = 2, length: int = 16) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(2).integers(1, 300, (batch, length)), jnp.int32)
+    return jax.device_put(np.random.default_rng(2).integers(1, 300, (batch, length), np.int32))
 
 
 def towers(arch: Arch, batch: int = 2) -> list[tuple[Any, jax.Array]]:
@@ -195,10 +196,10 @@ def test_the_caller_cannot_change_the_precision() -> None:
 def test_fast_is_near_parity_and_returns_float32(arch: Arch) -> None:
     params = random_params(arch)
     for tower, (encode, inputs) in enumerate(towers(arch)):
-        exact = parity_features(arch, tower)
-        fast = jax.jit(partial(encode, precision="fast"))(params, inputs)
-        assert exact.dtype == fast.dtype == jnp.float32
-        cosine = jnp.sum(exact * fast, -1) / jnp.linalg.norm(exact, axis=-1) / jnp.linalg.norm(fast, axis=-1)
+        exact = np.asarray(parity_features(arch, tower))
+        fast = np.asarray(jax.jit(partial(encode, precision="fast"))(params, inputs))
+        assert exact.dtype == fast.dtype == np.float32
+        cosine = np.sum(exact * fast, -1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(fast, axis=-1)
         assert cosine.min() > 0.995
         assert np.abs(exact - fast).max() > 0
 
@@ -368,7 +369,7 @@ def test_params_that_do_not_fit_are_refused_by_leaf() -> None:
     network, params, x = Network(CLIP_VIT), random_params(CLIP_VIT), images(CLIP_VIT)
     run = partial(network.encode_image, precision="parity")
     wrong = copy.deepcopy(params)
-    wrong["vision"]["proj"] = jnp.zeros((64, 31))
+    wrong["vision"]["proj"] = np.zeros((64, 31), np.float32)
     with pytest.raises(DataError, match=r"vision/proj is \[64, 31\]; the architecture has \[64, 32\]"):
         run(wrong, x)
     wrong = copy.deepcopy(params)
@@ -385,7 +386,7 @@ def test_params_that_do_not_fit_are_refused_by_leaf() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     network, params = Network(CLIP_VIT), random_params(CLIP_VIT)
     with pytest.raises(DataError, match=r"vit takes images \[B, 32, 32, 3\], not \[2, 3, 32, 32\]"):
-        network.encode_image(params, jnp.zeros((2, 3, 32, 32)), precision="parity")
+        network.encode_image(params, jax.device_put(np.zeros((2, 3, 32, 32), np.float32)), precision="parity")
     with pytest.raises(DataError, match=r"vit takes ids \[B, 1..16\], not \[2, 17\]"):
         network.encode_text(params, jnp.zeros((2, 17), jnp.int32), precision="parity")
     with pytest.raises(DataError, match="lite is a classifier: it has no text tower"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_what_the_appended_token_sees(shifted: bool, appended: list[int]):
         pad_id, shifted_mask = 0, shifted
 
     mask: Any = CocaTextTransformer._visible
-    found = np.asarray(mask(Tower, jnp.array([[8, 4, 9, 0, 0], [8, 4, 4, 4, 9]])))
+    ids = np.array([[8, 4, 9, 0, 0], [8, 4, 4, 4, 9]], np.int32)
+    found = np.asarray(jax.jit(lambda ids: mask(Tower, ids))(ids))
     assert found.shape == (2, 1, 6, 6)
     assert found[0, 0, -1].astype(int).tolist() == appended
     assert found[1, 0, -1].all()  # behind a text that fills the context

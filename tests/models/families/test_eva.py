@@ -67,19 +67,24 @@ def test_rotated_scores_are_timms():
     x = rng.standard_normal((2, side**2 + 1, width)).astype(np.float32)
     kernels = [0.1 * rng.standard_normal((width, width)).astype(np.float32) for _ in "qk"]
     bias = rng.standard_normal(width).astype(np.float32)
-    tables = tuple(map(jnp.asarray, eva.rotary_tables(config, side, side)))
+    tables = eva.rotary_tables(config, side, side)
 
-    def ours(kernel: np.ndarray) -> jax.Array:
+    def ours(kernel: jax.Array) -> jax.Array:
         linear: Any = bound(layers.Linear(width, width, rngs=nnx.Rngs(0)))
-        linear.kernel[...], linear.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
-        return eva.rotate(attention.split_heads(eva.in_halves(linear, jnp.asarray(x), heads), heads), *tables)
+        linear.kernel[...], linear.bias[...] = kernel, jnp.asarray(bias)
+        halves = attention.split_heads(eva.in_halves(linear, jnp.asarray(x), heads), heads)
+        return eva.rotate(halves, *map(jnp.asarray, tables))
+
+    @jax.jit
+    def scores(*kernels: jax.Array) -> jax.Array:
+        return jnp.einsum("bhmd,bhnd->bhmn", *map(ours, kernels), precision="highest")
 
     def theirs(kernel: np.ndarray) -> torch.Tensor:
         y = torch.from_numpy(x @ kernel + bias).reshape(2, -1, heads, 64).transpose(1, 2)
         turned = apply_rot_embed_cat(y[:, :, 1:], rope(side).get_embed())
         return torch.cat([y[:, :, :1], turned], dim=2)
 
-    got = jnp.einsum("bhmd,bhnd->bhmn", *map(ours, kernels), precision="highest")
+    got = scores(*kernels)
     wanted = torch.einsum("bhmd,bhnd->bhmn", *map(theirs, kernels)).numpy()
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -65,20 +66,22 @@ def test_a_long_sequence_keeps_its_bias() -> None:
     bias = normal(1, 2, 400, 400, seed=3)
     tq, tk, tv, mask = map(torch.from_numpy, (q, k, v, bias))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, attn_mask=mask)
-    ours = attention.attend_heads(*map(jnp.asarray, (q, k, v)), bias=jnp.asarray(bias), mode=INFERENCE)
+    ours = jax.jit(functools.partial(attention.attend_heads, mode=INFERENCE))(q, k, v, bias=bias)
     np.testing.assert_allclose(ours, theirs.transpose(1, 2).reshape(1, 400, 10), atol=1e-5)
 
 
 def test_the_bias_of_a_table() -> None:
     table, index = normal(25, 4), relative_index(3, 3, class_token=False)
-    found = relative_bias(jnp.asarray(table), index)
+    found = np.asarray(jax.jit(lambda table: relative_bias(table, index))(table))
     assert found.shape == (1, 4, 9, 9)
     np.testing.assert_array_equal(found[0, 2, 1, 5], table[index[1, 5], 2])
 
 
 @pytest.mark.parametrize("class_token", [False, True])
 def test_the_bias_by_products(class_token: bool) -> None:
-    table = jnp.asarray(normal(3 * 5 + 3 * class_token, 4))
     index = relative_index(2, 3, class_token=class_token)
-    found = picked_bias(table, 2, 3, class_token=class_token)
-    np.testing.assert_array_equal(found, relative_bias(table, index))
+
+    def both(table: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return picked_bias(table, 2, 3, class_token=class_token), relative_bias(table, index)
+
+    np.testing.assert_array_equal(*jax.jit(both)(normal(3 * 5 + 3 * class_token, 4)))
