@@ -114,10 +114,13 @@ def _parts(block: tuple[np.ndarray, ...], size: int) -> Iterable[tuple[Array, Ar
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
         pad = (0, max(0, start + size - len(labels)))
-        yield (
-            jnp.pad(jnp.asarray(features[part], jnp.float32), (pad, (0, 0))),
-            jnp.pad(jnp.asarray(logits[part], jnp.float32), (pad, (0, 0))),
-            jnp.pad(jnp.asarray(labels[part], jnp.int32), pad, constant_values=-1),
+        # By NumPy: JAX compiles a program for each shape.
+        yield jax.device_put(
+            (
+                np.pad(np.asarray(features[part], np.float32), (pad, (0, 0))),
+                np.pad(np.asarray(logits[part], np.float32), (pad, (0, 0))),
+                np.pad(np.asarray(labels[part], np.int32), pad, constant_values=-1),
+            )
         )
 
 

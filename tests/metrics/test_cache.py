@@ -66,7 +66,7 @@ def test_a_cpu_and_an_accelerator_take_the_images_differently_and_count_the_same
     betas, alphas = np.linspace(0.5, 3, 4), np.linspace(0.1, 2, 3)
     arrays = cache._by_slot(keys, values, 6)
     coarse, fine = cache._summands(betas)
-    images = (jnp.asarray(features), jnp.asarray(logits), jnp.asarray(labels, jnp.int32))
+    images = jax.device_put((features, logits, labels.astype(np.int32)))
     found = cache._count(*images, *arrays, coarse, fine, alphas.astype(np.float32), rows=rows)
     np.testing.assert_array_equal(found, loop(features, logits, labels, keys, values, betas, alphas))
 
@@ -107,7 +107,7 @@ def test_affinities_and_their_gradient(order):
         found = cache.affinities(jnp.asarray(features), keys, values, 1.7, num_classes=5)
         return (found * jnp.asarray(logits)).sum(), found
 
-    (_, found), gradient = jax.value_and_grad(summed, has_aux=True)(jnp.asarray(keys))
+    (_, found), gradient = jax.jit(jax.value_and_grad(summed, has_aux=True))(keys)
     terms = np.exp(-1.7 * (1 - features.astype(float) @ keys))
     np.testing.assert_allclose(found, terms @ one_hot, rtol=1e-5)
     expected = 1.7 * features.T.astype(float) @ (terms * (logits @ one_hot.T))
