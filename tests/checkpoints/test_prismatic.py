@@ -102,7 +102,10 @@ def test_patches_and_tokens_are_the_libraries(case: Case) -> None:
     [ours] = case.model.encode_dense(case.pixels, layers=(language.layer,))
     patches = case.reference.patches(case.pixels)
     assert error(ours.reshape(patches.shape), patches) < 1e-5
-    tokens = image_tokens(case.model.network, case.model.params, jax.numpy.asarray(case.pixels), "parity")
+    network = case.model.network
+    tokens = jax.jit(lambda params, pixels: image_tokens(network, params, pixels, "parity"))(
+        case.model.params, case.pixels
+    )
     assert error(tokens, case.reference.projected(patches)) < 1e-5
     assert error(tokens, case.reference.projected(patches, approximate="tanh")) > 1e-4
 
