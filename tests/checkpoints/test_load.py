@@ -36,9 +36,15 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return narrow_pair(tmp_path_factory.mktemp("foreign"))[1]
 
 
+@pytest.fixture(scope="module")
+def saved(foreign: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return foreign.save(tmp_path_factory.mktemp("saved") / "own")
+
+
 @pytest.fixture
-def own(foreign: Model, tmp_path: Path) -> Path:
-    return foreign.save(tmp_path / "own")
+def own(saved: Path, tmp_path: Path) -> Path:
+    """A copy, which a test may damage."""
+    return Path(shutil.copytree(saved, tmp_path / "own"))
 
 
 def other(params: Any) -> Any:
