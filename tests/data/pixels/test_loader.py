@@ -95,7 +95,7 @@ def test_given_rows_keep_their_order_and_their_padding():
         [(0, 0), (4, 0), (None, 1), (None, 2), (None, 4)], keep=[(0, 0), (4, 0), (None, 1)], guard=RESUMED
     ),
 )
-def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers):
+def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers, forked_workers):
     manifest = memory_manifest(37, broken=[5, 20])
     expected, skipped = read(manifest, batch_size=8, on_error="skip", threads=1)
     found, also = read(manifest, batch_size=8, on_error="skip", threads=threads, workers=workers)
@@ -190,6 +190,8 @@ def test_workers_die_with_a_killed_parent():
     process = _script("wait")
     assert process.stdout is not None
     report = json.loads(process.stdout.readline())
+    assert len({row for rows in report["rows"] for row in rows}) == 32
+    assert len(report["workers"]) == 1
     assert all(_running(pid) for pid in report["workers"])
     process.send_signal(signal.SIGKILL)
     ended = _gone(report["workers"], 10)
