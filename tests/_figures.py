@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
+
+from clipjax.analysis.figures.style import RC
+
 PNG = b"\x89PNG"
 _FILES = {
     "png": PNG,
@@ -15,3 +20,11 @@ _FILES = {
 def undrawn(_figure: Any, form: str, _names: Any) -> bytes:
     """In place of `clipjax.analysis.figures.style._rendered`."""
     return _FILES[form]
+
+
+def laid_out(figure: Figure, form: str, names: Any) -> bytes:
+    """`undrawn`, after every artist was asked for its place: its warnings and errors are seen."""
+    if form != "pdf":  # never alone
+        with matplotlib.rc_context(RC):
+            figure.draw_without_rendering()
+    return undrawn(figure, form, names)

@@ -106,6 +106,11 @@ def loads(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 WITHOUT_JAX = (
     "clipjax",
+    "clipjax.data.text.tokenizers",
+    "clipjax.data.pixels.preprocess",
+    "clipjax.analysis.figures.tasks.accuracy",
+    "clipjax.analysis.figures.tasks.scores",
+    "clipjax.analysis.rows.curation",
     "clipjax.analysis.figures.figure_set",
     "clipjax.analysis.claims.claims",
     "clipjax.results.store",
@@ -129,7 +134,9 @@ LOADED = """
 import importlib, importlib.abc, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
-    if found := {"jax", "torch", "tensorflow"} & set(sys.modules):
+    if module == "clipjax.analysis.rows.curation":
+        sys.modules[module].columns()
+    if found := {"jax", "torch", "open_clip", "tensorflow"} & set(sys.modules):
         sys.exit(f"{module} loads {found}")
 
 class Block(importlib.abc.MetaPathFinder):

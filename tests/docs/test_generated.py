@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 
 import pytest
+from _pages import MADE_ONCE
 from typer.testing import CliRunner
 
 import clipjax
@@ -34,9 +34,8 @@ TOCTREE = re.compile(r"^```\{toctree\}\n(?::.*\n)*\n(.*?)^```", re.DOTALL | re.M
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
-@cache
 def made(part: str) -> str:
-    return PARTS[part]()
+    return MADE_ONCE[part]()
 
 
 @pytest.mark.parametrize("command", ["eval", "results list", "finetune", "datasets fetch"])
@@ -195,19 +194,24 @@ def test_links_into_the_checkout_lead_to_copies() -> None:
         with_links("[a](gone.md)", page, Path("page.md"))
 
 
-def test_pictures_of_generated_parts_are_copied(tmp_path: Path) -> None:
-    """A part's links are those of its page."""
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources of the site, with a sample for all that is generated, in a folder that had another page."""
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "gone.md").write_text("gone")
     parts: dict[str, Callable[[], str]] = dict.fromkeys(PARTS, str)
-    stage(tmp_path, parts | {"data_sets": lambda: sample_of("navi")})
-    assert (tmp_path / "pictures" / "samples" / "demo_navi.png").is_file()
+    stage(folder, parts | {"data_sets": lambda: sample_of("navi")})
+    return folder
 
 
-def test_a_page_that_is_gone_leaves_the_sources(tmp_path: Path) -> None:
-    nothing: dict[str, Callable[[], str]] = dict.fromkeys(PARTS, str)
-    (tmp_path / "gone.md").write_text("gone")
-    stage(tmp_path, nothing)
-    assert not (tmp_path / "gone.md").exists()
-    assert set(pages()) <= {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.md")}
+def test_pictures_of_generated_parts_are_copied(sources: Path) -> None:
+    """A part's links are those of its page."""
+    assert (sources / "pictures" / "samples" / "demo_navi.png").is_file()
+
+
+def test_a_page_that_is_gone_leaves_the_sources(sources: Path) -> None:
+    assert not (sources / "gone.md").exists()
+    assert set(pages()) <= {path.relative_to(sources).as_posix() for path in sources.rglob("*.md")}
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _figures import undrawn
 
+from clipjax.analysis.figures import style
 from clipjax.gates import judge
 from tests.sweep._sweep_world import write_world
 
@@ -38,6 +40,12 @@ def enumerated_once() -> Iterator[None]:
         for name, computed in ONCE.items():
             patch.setattr(judge, name, computed)
         yield
+
+
+@pytest.fixture
+def undrawn_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every judgement draws all of the history anew; `test_picture.py` looks at it."""
+    monkeypatch.setattr(style, "_rendered", undrawn)
 
 
 @pytest.fixture(scope="session")

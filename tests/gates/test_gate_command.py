@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from clipjax.analysis.figures import style
 from clipjax.cli import app
 from clipjax.data.pixels import loader
 from clipjax.errors import DataError, Interrupted, UsageError
@@ -20,6 +21,7 @@ from clipjax.gates.history import FILE, read_history
 from tests.gates.conftest import nudged
 
 LOOSE, LESS = "not_worse(top1, 0.3) on many", "not_worse(top1, 0.2) on many"
+DRAWN = style._rendered
 BETTER = "better(top1, 0.1) on many"
 
 
@@ -29,7 +31,7 @@ def near(gate_world):
 
 
 @pytest.fixture
-def run(gate_world, tmp_path, monkeypatch):
+def run(gate_world, tmp_path, monkeypatch, undrawn_history):
     """`clipjax gate` in the world's folder, its record in a folder of the test."""
     monkeypatch.chdir(gate_world)
 
@@ -54,10 +56,11 @@ def begun(run, near, tmp_path, gate_world):
     return run
 
 
-def test_a_checkpoint_is_judged_once(begun, near, tmp_path):
+def test_a_checkpoint_is_judged_once(begun, near, tmp_path, monkeypatch):
     again = begun(near, LOOSE)
     assert again.exit_code == 0
     assert "judged before" in again.output
+    monkeypatch.setattr(style, "_rendered", DRAWN)
     other = begun("models/two", LOOSE)
     assert "two, checkpoint 2 (alpha 0.0083)" in other.output
     history = read_history(tmp_path / "gate")

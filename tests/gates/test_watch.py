@@ -36,7 +36,7 @@ def pinned(gate_world):
 
 
 @pytest.fixture
-def run(gate_world, tmp_path, monkeypatch):
+def run(gate_world, tmp_path, monkeypatch, undrawn_history):
     """`clipjax watch --once` of tmp_path/run."""
     monkeypatch.chdir(gate_world)
     (tmp_path / "run").mkdir()

@@ -94,6 +94,7 @@ def test_wrong_axes_are_refused(folder: Path, tmp_path: Path, axes: tuple[str, s
     assert why in str(done.exception)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_two_costs_have_no_front(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     done = invoked("results", "scatter", "cost/operations", "cost/model_params", folder, "--out", out)

@@ -84,6 +84,7 @@ def test_shape_bias_of_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert panel.get_title("left").startswith("Shape bias of each category (markers)"), "it has a subject"
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_command_draws_such_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {
         "imagenet_x": [row("a", "pose", 1.2)],

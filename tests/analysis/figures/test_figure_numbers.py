@@ -215,6 +215,7 @@ def test_differences_are_those_of_the_groups_and_what_is_written_in_the_panel(fi
         assert area.texts[0].get_text() == f"tan Δ = {value:.2f} [{lo:.2f}, {hi:.2f}]"
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_picture_and_its_numbers_share_their_trends(
     fig8: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

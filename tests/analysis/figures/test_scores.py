@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -88,6 +86,7 @@ def test_the_reliability_diagram(runs, drawn, tmp_path):
     assert sum(shares) == pytest.approx(1)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_without_a_temperature_there_is_one_panel(runs, drawn, tmp_path):
     rows = [row for row in rows_of(runs["calibration"], "near") if "/after/" not in (row["slice"] or "")]
     scores.reliability_figure(rows, tmp_path / "one")
@@ -121,6 +120,7 @@ def test_every_score_of_the_task_has_a_name_there() -> None:
     assert list(scores.NAMES) == [*ood.SCORES, *FEATURE_SCORES]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_an_area_without_an_interval_is_drawn_too(runs, drawn, tmp_path):
     rows = [row | {"interval": None} for row in rows_of(runs["ood"], "far") if row["slice"] != "score:energy"]
     rows = [row | ({"value": None} if row["slice"] == "score:max_logit" else {}) for row in rows]
@@ -138,6 +138,7 @@ def test_other_runs_have_no_such_figure(tmp_path):
         scores.ood_figure(other, {"prediction": [1]}, tmp_path / "x")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_command_draws_a_run(runs, monkeypatch, tmp_path):
     class Store:
         def __init__(self, root): ...
@@ -168,8 +169,3 @@ def test_the_command_draws_a_run(runs, monkeypatch, tmp_path):
     for name, why in (("zeroshot", "has no figure"), ("odd", "did you mean ood")):
         done = CliRunner().invoke(app, ["results", "plot", name])
         assert why in str(done.exception) + done.output
-
-
-def test_drawing_needs_no_jax():
-    code = "import sys, clipjax.analysis.figures.tasks.scores; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

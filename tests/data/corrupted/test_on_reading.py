@@ -147,7 +147,7 @@ def test_the_pixels_of_the_copies(world: Path, kind: str) -> None:
 
 
 def test_devices_workers_and_the_pixel_store_change_no_bit(
-    world: Path, one_device: list[Any], monkeypatch: pytest.MonkeyPatch
+    world: Path, one_device: list[Any], monkeypatch: pytest.MonkeyPatch, forked_workers: None
 ) -> None:
     manifest = load(world).manifest
     expected = pixels(manifest, rows=[0, 1, 2])

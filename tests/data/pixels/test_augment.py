@@ -302,7 +302,9 @@ def same(batches, others) -> None:
 
 
 @pytest.mark.parametrize(("before", "workers"), mostly_long([(0, 0), (0, 2), (2, 2)], keep=[(0, 2)]))
-def test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers(tmp_path, before, workers):
+def test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers(
+    tmp_path, before, workers, forked_workers
+):
     iterator, plain = training(workers=before), training(threads=1)
     handler = ocp.Checkpointer(grain.checkpoint.CheckpointHandler())  # pyright: ignore
     same([next(iterator) for _ in range(4)], [next(plain) for _ in range(4)])

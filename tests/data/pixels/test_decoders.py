@@ -86,7 +86,7 @@ def test_a_rate_is_measured(setting: Decoders):
     assert images_per_second(manifest, RECIPE, range(40), setting) > 0
 
 
-def test_embeddings_do_not_depend_on_it(cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_embeddings_do_not_depend_on_it(cache: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: None):
     monkeypatch.setattr(decoders, "usable_cores", lambda: 2)
     monkeypatch.setattr(decoders, "WORTH", 100)
     model, manifest = TinyModel(), memory_manifest(120)

@@ -29,6 +29,7 @@ from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.devices.sharding import batch_sharding, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
+from tests import _forks
 from tests.data._images import RECIPE, memory_manifest, row_of, write_images
 
 COUNTS = (1, 7, 8, 9, 1000)
@@ -95,7 +96,7 @@ def test_given_rows_keep_their_order_and_their_padding():
         [(0, 0), (4, 0), (None, 1), (None, 2), (None, 4)], keep=[(0, 0), (4, 0), (None, 1)], guard=RESUMED
     ),
 )
-def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers):
+def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers, forked_workers):
     manifest = memory_manifest(37, broken=[5, 20])
     expected, skipped = read(manifest, batch_size=8, on_error="skip", threads=1)
     found, also = read(manifest, batch_size=8, on_error="skip", threads=threads, workers=workers)
@@ -144,15 +145,8 @@ def test_wrong_options_are_refused():
             batches(memory_manifest(1), RECIPE, **options)  # pyright: ignore[reportArgumentType]
 
 
-def _script(mode: str) -> subprocess.Popen[str]:
-    script = str(Path(__file__).with_name("_workers.py"))
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", script, mode],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
+SCRIPT = Path(__file__).with_name("_workers.py")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def _gone(pids: list[int], seconds: float) -> bool:
@@ -174,7 +168,13 @@ def _running(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_leaving_half_way_leaves_no_worker_and_no_shared_memory():
-    process = _script("leave")
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", SCRIPT, "leave"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     out, err = process.communicate(timeout=300)  # two interpreters start, perhaps on a loaded machine
     assert process.returncode == 0, err
     assert err == ""  # multiprocessing's resource tracker would complain here about what was left
@@ -187,9 +187,13 @@ def test_leaving_half_way_leaves_no_worker_and_no_shared_memory():
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_workers_die_with_a_killed_parent():
-    process = _script("wait")
+    # The parent is forked, its worker is started.
+    pipe = subprocess.PIPE
+    process = _forks.start(SCRIPT, ["wait"], ENVIRONMENT, stdout=pipe, stderr=pipe, warnings=["error"])
     assert process.stdout is not None
     report = json.loads(process.stdout.readline())
+    assert len({row for rows in report["rows"] for row in rows}) == 32
+    assert len(report["workers"]) == 1
     assert all(_running(pid) for pid in report["workers"])
     process.send_signal(signal.SIGKILL)
     ended = _gone(report["workers"], 10)

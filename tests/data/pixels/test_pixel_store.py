@@ -134,7 +134,9 @@ def test_the_bytes_of_odd_images(store: PixelStore, recipe: PixelRecipe, decoded
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 1), (0, 3), (1, None)])
-def test_any_number_of_threads_and_workers(store: PixelStore, workers: int, threads: int | None):
+def test_any_number_of_threads_and_workers(
+    store: PixelStore, workers: int, threads: int | None, forked_workers: None
+):
     manifest = memory_manifest(N)
     expected = read(batches, manifest)
     for _ in range(2):
