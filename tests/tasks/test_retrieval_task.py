@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,6 +249,14 @@ def network(tmp_path_factory):
     from _narrow import narrow_pair
 
     return narrow_pair(tmp_path_factory.mktemp("narrow"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_texts_at_once() -> Iterator[None]:
+    """A dozen captions in steps of 32 texts of 77 tokens are mostly padding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipjax.embeddings.forward.TEXT_BATCH", 4)
+        yield
 
 
 def run(world: Path, model: Any, **settings: Any):
