@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from clipjax.metrics import detection
 
 NEAR = np.array([[1.0, 1.0 + 1e-12, 0.0], [0.5 + 1e-12, 0.5, 0.0], [0.0, 1.0, 1.0 + 1e-12]])
 TRUE = np.array([1, 0, 2])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_calibrated_models() -> Iterator[None]:
+    """Beside SmoothECE: a hundred take half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipjax.tasks.selective.CALIBRATED", 5)
+        yield
 
 
 def of(path: Path, task: str = "zeroshot", **arrays: Any) -> Result:

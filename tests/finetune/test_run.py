@@ -65,7 +65,9 @@ class World(NamedTuple):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("run")
-    return World(write_colours(folder / "world"), clipjax.load_model(small_model(folder / "small")))
+    return World(
+        write_colours(folder / "world"), clipjax.load_model(small_model(folder / "small", seed=5, quick=True))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,7 @@ def test_another_base_or_other_images_in_the_same_folder_are_refused(
     three: tuple[Path, list[SeedRun]], start: Start, world: World, tmp_path: Path
 ) -> None:
     out, train = three[0], world.data()
-    other = clipjax.load_model(small_model(tmp_path / "small", seed=1))
+    other = clipjax.load_model(small_model(tmp_path / "small", seed=1, quick=True))
     with pytest.raises(DataError, match="seed1 holds a model made with base_sha256 = "):
         start(out, PROBE, base=other)
     other = other.with_card(dataclasses.replace(other.card, id="other"))
@@ -340,7 +342,7 @@ def test_a_list_of_shots_serves_another_method(world: World, start: Start, tmp_p
 def test_the_learning_rate_is_chosen_on_held_out_images_and_is_on_the_card(
     start: Start, tmp_path: Path
 ) -> None:
-    rates = [1e-6, 1.0, 0.05]
+    rates = [1e-6, 1.0, 1e-5]  # of the others the head stays as it was
     choosing = PROBE | {"seeds": [1], "select": ["learning_rate"], "learning_rates": rates}
     [run] = start(tmp_path / "both", choosing)
     chosen = lineage(run)["chosen"]

@@ -27,7 +27,15 @@ COPIED = ("clipjax", "converters", "configs", "tests", "benchmarks", "docs", "RE
 MODEL, ARCH, FIGURE = "vit_b_32_256-datacomp_s34b_b86k", "ViT-B-32-256", "two_sizes"
 OF_EACH_KIND = {
     "tests/test_added.py": (),
-    "tests/evaluation/kinds/test_kinds.py": (),
+    "tests/evaluation/kinds/test_kinds.py": (
+        "test_every_task_names_kinds_that_there_are",
+        "test_the_options_of_a_kind_are_read_without_an_import",
+        "test_the_first_kind_that_takes_the_model_is_used",
+        "test_options_of_other_kinds_are_refused",
+        "test_a_refusal_names_the_flag_of_the_command_line",
+        "test_a_model_of_another_kind_is_named",
+        "test_a_row_names_another_packages_kind",
+    ),
     "tests/tasks/test_names.py": (),
     "tests/data/test_cards.py": ("test_shipped_cards_parse_and_are_named_as_their_file[tinted]",),
     "tests/corruptions/test_frame.py": ("test_every_kind_has_constants_and_every_table_a_kind",),
@@ -55,6 +63,7 @@ OF_SOURCE = {
         "test_only_commands_import_inside_functions",
     ),
     "tests/tasks/test_named_nowhere.py": (),
+    "tests/evaluation/kinds/test_kinds.py": (),
 }
 # These compare with open_clip and timm, which take seconds to import.
 OF_ARCHITECTURES = {

@@ -152,7 +152,8 @@ def test_label_smoothing_is_torchs(setup: Setup, trained: Any) -> None:
     batches = problem.batches()
     batch = next(batches)
     batches.close()
-    value, _ = loss(problem.params, shard_batch(batch, setup.settings.mesh), jax.random.key(0))
+    on_mesh = shard_batch(batch, setup.settings.mesh)
+    value, _ = jax.jit(loss)(problem.params, on_mesh, jax.random.key(0))
     x = torch.nn.functional.normalize(torch.tensor(batch["features"]), dim=1)
     logits = x @ torch.tensor(problem.params["head"]["kernel"])
     wanted = torch.nn.functional.cross_entropy(

@@ -49,8 +49,8 @@ def test_a_rate_of_the_state_is_optax_cosine_with_warm_up(warmup: int, steps: in
         return state, scaled["w"]
 
     with jax.numpy_dtype_promotion("standard"):
-        _, ours = jax.lax.scan(step, rate.init({}), length=steps + 3)
-        wanted = jax.vmap(theirs)(jnp.arange(steps + 3))
+        _, ours = jax.jit(lambda state: jax.lax.scan(step, state, length=steps + 3))(rate.init({}))
+        wanted = jax.jit(jax.vmap(theirs))(np.arange(steps + 3))
     np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-8)
 
 
