@@ -212,6 +212,7 @@ def nearest_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     one = np.ones_like(x)
     sides = np.concatenate([np.stack([x, one, -one], axis=1), np.stack([-x, -one, -one], axis=1)])
     found = linprog([0, 0, 1], A_ub=sides, b_ub=np.concatenate([y, -y]), bounds=[(None, None)] * 3)
+    assert found.x is not None, found.message
     slope, offset, farthest = found.x
     return slope, offset, farthest
 

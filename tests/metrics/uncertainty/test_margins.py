@@ -29,7 +29,7 @@ def likeliest(gained, lost, n, difference):
         )
 
     ends = max(0, -difference) + 1e-9, (1 - difference) / 2 - 1e-9
-    options = {"xatol": 1e-12}
+    options: Any = {"xatol": 1e-12}
     found: Any = scipy.optimize.minimize_scalar(minus_log, bounds=ends, method="bounded", options=options)
     loss = found.x
     return (gained - lost - n * difference) / math.sqrt(n * (2 * loss + difference - difference**2))

@@ -38,8 +38,10 @@ def test_clopper_pearsons_limits_are_beta_quantiles() -> None:
         tail = (1 - level) / 2
         lo, hi = clopper_pearson_limits(hits, n, level)
         some, others = hits > 0, hits < n
-        assert np.array_equal(lo[some], scipy.stats.beta.ppf(tail, hits, n - hits + 1)[some])
-        assert np.array_equal(hi[others], scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits)[others])
+        lowest = np.asarray(scipy.stats.beta.ppf(tail, hits, n - hits + 1))
+        highest = np.asarray(scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits))
+        assert np.array_equal(lo[some], lowest[some])
+        assert np.array_equal(hi[others], highest[others])
 
 
 def test_mcnemars_exact_p_is_that_of_a_binomial_test() -> None:
