@@ -16,7 +16,6 @@ from clipjax.data.corrupted.opener import refuse_corrupted
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.augment import Augmentation, image_generator
 from clipjax.data.pixels.batching import batched, stacked, whole_batches
-from clipjax.data.pixels.epoch_order import epoch_order
 from clipjax.data.pixels.loader import Decode, Kept
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import DataError, UsageError
@@ -148,9 +147,13 @@ def training_order(
             lambda index, row: (index // images, _row(images, seed, index // images, row))
         )
     else:
-        order = grain.MapDataset.range(images).seed(seed).shuffle().repeat(epochs)
+        order = _shuffled(images, seed).repeat(epochs)
         order = order.map_with_index(lambda index, row: (index // images, row))
     return order.slice(slice(process_index, None, process_count))
+
+
+def _shuffled(images: int, seed: int) -> grain.MapDataset[int]:
+    return grain.MapDataset.range(images).seed(seed).shuffle()
 
 
 def _row(images: int, seed: int, epoch: int, place: int) -> int:
@@ -160,7 +163,12 @@ def _row(images: int, seed: int, epoch: int, place: int) -> int:
 
 @functools.lru_cache(maxsize=128)
 def _epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
-    return epoch_order(images, seed, epoch)
+    """The rows of an epoch, int [images].
+
+    grain draws from 65,536 numbers until one is a row: of 192 rows each takes 0.15 ms.
+    """
+    shuffled = _shuffled(images, seed)
+    return np.array([shuffled[epoch * images + place] for place in range(images)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,6 @@ from etils import epath
 
 from clipjax.data.pixels import training_batches as training_batches_module
 from clipjax.data.pixels.batching import pad_rows
-from clipjax.data.pixels.epoch_order import epoch_order
 from clipjax.data.pixels.loader import batches, process_rows
 from clipjax.data.pixels.training_batches import training_batches, training_order
 from clipjax.data.readers.flat import read_flat
@@ -234,19 +233,11 @@ def test_the_order_of_few_images_is_grains(few, monkeypatch):
     assert len(training_order(24, 3, epochs=2)) == 48
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
-@pytest.mark.parametrize("images", [1, 2, 40, 193, 4096])
-def test_an_epochs_order_is_grains(images, seed):
-    """Of an epoch whose number goes beyond the seeds of 32 bits, too."""
-    shuffled = grain.MapDataset.range(images).seed(seed).shuffle()
-    for epoch in (0, 1, 9, 2**32 - 2):
-        expected = [shuffled[epoch * images + place] for place in range(images)]
-        assert epoch_order(images, seed, epoch).tolist() == expected
-
-
 def test_threads_make_the_order_of_an_epoch_once(monkeypatch):
-    of, made = training_batches_module.epoch_order, []
-    monkeypatch.setattr(training_batches_module, "epoch_order", lambda *args: made.append(args) or of(*args))
+    shuffled, made = training_batches_module._shuffled, []
+    monkeypatch.setattr(
+        training_batches_module, "_shuffled", lambda *args: made.append(args) or shuffled(*args)
+    )
     training_batches_module._epoch_order.cache_clear()
     order = training_order(24, 3, epochs=2)
     ahead = grain.ReadOptions(num_threads=16, prefetch_buffer_size=48)
