@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +33,9 @@ def faults(option: str) -> int:
 
 
 def main(option: str) -> None:
-    """Print the page faults of the last three of a program's nine runs, per run.
+    """Print the page faults of a program's run: the median of nine.
 
-    In one of the first the heap may grow once more, as what else was freed leaves it.
+    In any one the heap may grow once more, as what else was freed leaves it.
     """
     import jax
     import jax.numpy as jnp
@@ -45,11 +47,11 @@ def main(option: str) -> None:
     run = jax.jit(lambda x: (x + 1, ((x * x) @ x[0]).sum()), donate_argnums=0)
     x = jnp.ones(SHAPE)
     seen = []
-    for _ in range(9):
+    for _ in range(10):
         x, total = run(x)
         total.block_until_ready()
         seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-    print((seen[8] - seen[5]) // 3)
+    print(int(statistics.median(after - before for before, after in itertools.pairwise(seen))))
 
 
 if __name__ == "__main__":
