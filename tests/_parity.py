@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -120,41 +117,12 @@ def program(arch: Arch, until: str | None = None) -> Any:
     encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
 
     def beginning(params: Any, images: Any) -> tuple[None, dict[str, Any]]:
-        with _ended_at(last, sys.modules[type(arch.vision).__module__]):
-            try:
-                _, stages = encode(params, images)
-            except _Reached as reached:
-                stages = reached.stages
+        _, stages = encode(params, images)
         names = list(stages)
         return None, {name: stages[name] for name in names[: names.index(last) + 1]}
 
     last = (until or "").removeprefix("vision.")
     return jax.jit(beginning if last else encode)
-
-
-class _Reached(Exception):
-    def __init__(self, stages: dict[str, Any]):
-        self.stages = stages
-
-
-@contextlib.contextmanager
-def _ended_at(last: str, family: Any) -> Iterator[None]:
-    """A tower of stages raises `_Reached` when it has the stage `last`: nothing after it is traced."""
-    run: Any = getattr(family, "run_stages", None)
-
-    def some(stages: dict[str, Any], x: Any, capture: bool) -> tuple[Any, dict[str, Any]]:
-        found = {"stem": x}
-        for name, stage in stages.items():
-            if last in found:
-                break
-            x, outputs = run({name: stage}, x, capture)
-            found |= outputs
-        if last in found:
-            raise _Reached(found)
-        return x, {name: output for name, output in found.items() if name != "stem"}
-
-    with mock.patch.object(family, "run_stages", some) if run else contextlib.nullcontext():
-        yield
 
 
 def edited(params: Any, part: str, edit: Callable[[np.ndarray], np.ndarray]) -> Any:
