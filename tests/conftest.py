@@ -96,6 +96,14 @@ def one_device() -> Iterator[list[Any]]:
         yield every
 
 
+@pytest.fixture(scope="module")
+def few_calibrated_models() -> Iterator[None]:
+    """Few models are drawn beside SmoothECE: a hundred take half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipjax.tasks.selective.CALIBRATED", 20)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is one without AVX512_BF16, whatever the host is: "fast" has one form, and keys no other."""

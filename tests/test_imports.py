@@ -110,7 +110,6 @@ WITHOUT_JAX = (
     "clipjax.data.pixels.preprocess",
     "clipjax.analysis.figures.tasks.accuracy",
     "clipjax.analysis.figures.tasks.scores",
-    "clipjax.analysis.rows.curation",
     "clipjax.analysis.figures.figure_set",
     "clipjax.analysis.claims.claims",
     "clipjax.results.store",
@@ -134,8 +133,6 @@ LOADED = """
 import importlib, importlib.abc, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
-    if module == "clipjax.analysis.rows.curation":
-        sys.modules[module].columns()
     if found := {"jax", "torch", "open_clip", "tensorflow"} & set(sys.modules):
         sys.exit(f"{module} loads {found}")
 

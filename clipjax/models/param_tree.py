@@ -134,7 +134,7 @@ def abstract_module(arch: Arch) -> Any:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
         found.append(nnx.merge(graph, shapes))
 
-    # Traced for what does not take its initialisers from `modules.initializers`: it computes nothing either.
+    # In a trace, since a plug-in's family may take JAX's own initialisers: they then compute nothing either.
     with shapes_only():
         jax.eval_shape(make)
     return found[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,9 @@ from clipjax.results.store import ResultStore
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import Measure, find_task
 
+pytestmark = pytest.mark.usefixtures("few_calibrated_models")
+
 ACCURACY = {"a": 0.9, "b": 0.88, "c": 0.5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_calibrated_models() -> Iterator[None]:
-    """Beside SmoothECE: a hundred take half a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.tasks.selective.CALIBRATED", 5)
-        yield
 
 
 @pytest.fixture

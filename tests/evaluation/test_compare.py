@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,7 @@ from clipjax.results.store import ResultStore
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import find_task
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_calibrated_models() -> Iterator[None]:
-    """Beside SmoothECE: a hundred take half a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.tasks.selective.CALIBRATED", 5)
-        yield
+pytestmark = pytest.mark.usefixtures("few_calibrated_models")
 
 
 def test_accuracies_by_mcnemar(tmp_path):

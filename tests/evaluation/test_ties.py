@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,10 @@ from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.metrics import detection
 
+pytestmark = pytest.mark.usefixtures("few_calibrated_models")
+
 NEAR = np.array([[1.0, 1.0 + 1e-12, 0.0], [0.5 + 1e-12, 0.5, 0.0], [0.0, 1.0, 1.0 + 1e-12]])
 TRUE = np.array([1, 0, 2])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_calibrated_models() -> Iterator[None]:
-    """Beside SmoothECE: a hundred take half a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.tasks.selective.CALIBRATED", 5)
-        yield
 
 
 def of(path: Path, task: str = "zeroshot", **arrays: Any) -> Result:

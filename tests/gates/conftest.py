@@ -43,9 +43,11 @@ def enumerated_once() -> Iterator[None]:
 
 
 @pytest.fixture
-def undrawn_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every judgement draws all of the history anew; `test_picture.py` looks at it."""
-    monkeypatch.setattr(style, "_rendered", undrawn)
+def undrawn_history() -> Iterator[pytest.MonkeyPatch]:
+    """Every judgement draws all of the history anew; `test_picture.py` looks at it. Undone, it is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "_rendered", undrawn)
+        yield patch
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clipjax.analysis.figures import style
 from clipjax.cli import app
 from clipjax.data.pixels import loader
 from clipjax.errors import DataError, Interrupted, UsageError
@@ -21,7 +20,6 @@ from clipjax.gates.history import FILE, read_history
 from tests.gates.conftest import nudged
 
 LOOSE, LESS = "not_worse(top1, 0.3) on many", "not_worse(top1, 0.2) on many"
-DRAWN = style._rendered
 BETTER = "better(top1, 0.1) on many"
 
 
@@ -56,11 +54,11 @@ def begun(run, near, tmp_path, gate_world):
     return run
 
 
-def test_a_checkpoint_is_judged_once(begun, near, tmp_path, monkeypatch):
+def test_a_checkpoint_is_judged_once(begun, near, tmp_path, undrawn_history):
     again = begun(near, LOOSE)
     assert again.exit_code == 0
     assert "judged before" in again.output
-    monkeypatch.setattr(style, "_rendered", DRAWN)
+    undrawn_history.undo()
     other = begun("models/two", LOOSE)
     assert "two, checkpoint 2 (alpha 0.0083)" in other.output
     history = read_history(tmp_path / "gate")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from clipjax.models.network import Network
 from clipjax.results.published.references import lookup
 from clipjax.tasks.task_names import TASKS
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "few_calibrated_models")
 
 GROUPS = ("standard", "contrastive", "more_data", "example")
 IMAGENET = load_labels("imagenet")
@@ -52,14 +52,6 @@ DATA: dict[str, dict[str, Any]] = {
     "vid_robust": {"dataset": "imagenet_vid_robust", "root": "video"},
     "retrieval": {"dataset": "captions.toml", "root": "captions.jsonl"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_calibrated_models() -> Iterator[None]:
-    """Beside SmoothECE: a hundred take half a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.tasks.selective.CALIBRATED", 5)
-        yield
 
 
 def one_of_each_family() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,11 @@ from clipjax.tasks import selective as task
 from clipjax.tasks.inputs import About, ImageInputs
 from clipjax.tasks.task import find_task
 
+pytestmark = pytest.mark.usefixtures("few_calibrated_models")
+
 N, K = 400, 5
 SPACE = LabelSpace("two", ("one", "other"), ("n0", "n1"))
 NAMES = [f"{k:03}.png" for k in range(N)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_calibrated_models() -> Iterator[None]:
-    """Beside SmoothECE: a hundred take half a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.tasks.selective.CALIBRATED", 20)
-        yield
 
 
 def logits(seed, n=N, shift=0.0):

@@ -21,7 +21,7 @@ from clipjax.errors import UsageError
 from clipjax.models.modules.binding import Layer
 from clipjax.models.modules.forms import form, in_form
 from clipjax.models.modules.frequencies import by_frequencies, pays
-from clipjax.models.modules.initializers import full, ones
+from clipjax.models.modules.initializers import full
 from clipjax.models.modules.layers import torch_uniform
 from clipjax.models.training import PRODUCT, Mode, Statistic
 
@@ -314,9 +314,8 @@ class BatchNorm(Layer):
     and unbiased variance of the batch, or of its first part.
     """
 
-    def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
-        no_key: Any = None  # all-ones or all-zeros
-        self.scale = nnx.Param(scale_init(no_key, (dim,), jnp.float32))
+    def __init__(self, dim: int, *, eps: float, scale: float = 1.0):
+        self.scale = nnx.Param(full((dim,), scale))
         self.bias = nnx.Param(full((dim,), 0.0))
         self.mean = Statistic(full((dim,), 0.0))
         self.var = Statistic(full((dim,), 1.0))

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +360,11 @@ def test_curation_is_no_task(where: list[str]) -> None:
     done = CliRunner().invoke(app, ["eval", "curation", "-m", MODEL, *where])
     assert isinstance(done.exception, UsageError)
     assert "clipjax results curation" in str(done.exception)
+
+
+def test_it_needs_no_jax() -> None:
+    code = "import clipjax.analysis.rows.curation as c, sys; c.columns(); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # --- rows as the tasks make them ---

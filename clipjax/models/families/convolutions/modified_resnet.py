@@ -32,7 +32,7 @@ from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions
 from clipjax.models.modules import attention, convolutions, layers, pools
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import normal, zeros
+from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import Stage, dense, run_stages
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
@@ -97,7 +97,7 @@ class Bottleneck(Layer):
         self.conv2 = convolutions.Conv(planes, planes, kernel=3, rngs=rngs)
         self.bn2 = convolutions.BatchNorm(planes, eps=eps)
         self.conv3 = convolutions.Conv(planes, out_dim, kernel=1, rngs=rngs)
-        self.bn3 = convolutions.BatchNorm(out_dim, eps=eps, scale_init=zeros)
+        self.bn3 = convolutions.BatchNorm(out_dim, eps=eps, scale=0.0)
         self.downsample = Downsample(in_dim, out_dim, stride=stride, eps=eps, rngs=rngs) if first else None
         self.pool = pools.AveragePool(stride)
 

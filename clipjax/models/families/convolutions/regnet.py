@@ -30,7 +30,7 @@ from jaxtyping import Float
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import ones, variance_scaling, zeros
+from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, maps_at, run_stages
 
@@ -91,7 +91,7 @@ class ConvNorm(nnx.Module):
             in_dim, out_dim, kernel=kernel, stride=stride, groups=groups, kernel_init=_FAN_OUT, rngs=rngs
         )
         # timm starts the last scale of a block at zero: an untrained block is its shortcut.
-        self.bn = convolutions.BatchNorm(out_dim, eps=eps, scale_init=zeros if last else ones)
+        self.bn = convolutions.BatchNorm(out_dim, eps=eps, scale=0.0 if last else 1.0)
 
     def __call__(self, x: Array) -> Array:
         return self.bn(self.conv(x))

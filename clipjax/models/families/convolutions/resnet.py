@@ -31,7 +31,7 @@ from jaxtyping import Float
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, pools
 from clipjax.models.modules.binding import Layer
-from clipjax.models.modules.initializers import ones, variance_scaling, zeros
+from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, dense, run_stages
 
@@ -113,8 +113,8 @@ class Block(Layer):
             setattr(self, f"conv{i}", conv)
             dim = out_dim if i == self.depth else middle
             # The last scale starts at zero, as in timm: an untrained block is its shortcut.
-            init = zeros if i == self.depth else ones
-            setattr(self, f"bn{i}", convolutions.BatchNorm(dim, eps=c.bn_eps, scale_init=init))
+            scale = 0.0 if i == self.depth else 1.0
+            setattr(self, f"bn{i}", convolutions.BatchNorm(dim, eps=c.bn_eps, scale=scale))
         squeezed = c.se_widths[stage]
         self.se = SqueezeExcite(out_dim, squeezed, **_SE, rngs=rngs) if squeezed else None
         changes = stride != 1 or in_dim != out_dim
