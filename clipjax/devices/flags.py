@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 
@@ -9,6 +10,7 @@ PATH = "PATH"  # replaces a path
 _NAMED = re.compile(r"_(to|dir|directory|path|file|files|prefix)$")
 
 
+@functools.cache  # every stored row asks for the few that there are
 def public_flags(flags: str | None) -> str | None:
     """Replace each path by PATH, so that no home folder is published.
 
