@@ -169,9 +169,8 @@ def failure(result: Result) -> str:
     return str(result.exception)
 
 
-def test_from_an_empty_folder_to_the_report(
-    place: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quick_figures")
+def test_from_an_empty_folder_to_the_report(place: Path, server: FileServer) -> None:
     part = ("--models", "one", "--limit", "12")
     done = study(place, *part, "--track", "tensorboard")
     assert done.exit_code == 0, done.output
@@ -196,7 +195,6 @@ def test_from_an_empty_folder_to_the_report(
     }
     # The same command again finds everything there.
     server.requests.clear()
-    monkeypatch.setattr(style, "_rendered", undrawn)  # which takes half of a study's time
     again = study(place, *part)
     assert (again.exit_code, "0 runs done now, 3 before" in again.output) == (0, True), again.output
     assert not server.requests
