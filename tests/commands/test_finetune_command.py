@@ -438,6 +438,7 @@ def test_errors_have_their_exit_codes(world: World, monkeypatch: pytest.MonkeyPa
 def test_a_sweep_of_alpha_its_table_and_its_curve(
     world: World, tuned: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(style, "_rendered", undrawn)
     out, model = tuned[0] / "wise", f"{tuned[0]}/seed1/model"
     asked = ["wise-ft", f"{world.folder}/small", model, "--out", f"{out}", "--store", f"{world.folder}/store"]
     alphas = ["--alpha", "0", "--alpha", "0.5", "--alpha", "1"]
@@ -462,7 +463,6 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(
     assert (out / "wise_ft.png").read_bytes().startswith(PNG)
 
     (out / "wise_ft.png").unlink()
-    monkeypatch.setattr(style, "_rendered", undrawn)
     only = ["--alpha", "0", "--alpha", "1"]
     shown = invoke(*asked, *only, *world.evaluate).stdout.splitlines()
     assert re.split(r"  +", shown[0]) == ["task", "data set", "number", "alpha 0", "alpha 1"]
