@@ -188,6 +188,7 @@ def test_a_run_goes_on_with_another_number_of_devices(
     )
 
 
+@pytest.mark.long("finetune/test_contrastive.py::test_a_flipped_bit_is_named_and_the_checkpoint_before_used")
 def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(
     network: Network,
     manifest: Manifest,
