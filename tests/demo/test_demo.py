@@ -35,6 +35,7 @@ from clipjax.demo.__main__ import app
 from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.corrupting import IMAGES, KINDS, SEVERITIES
 from clipjax.demo.llava.asking import DEBIASED
+from clipjax.demo.parts import HELD_OUT, LANGUAGE, PARTS, TESTS, TUNING, jobs_of
 from clipjax.demo.settings import DemoColumn, DemoFile, settings
 from clipjax.demo.world.factor_files import KEYS, PROTOTYPES, TICKED, unusual
 from clipjax.demo.world.files import RenderedSplit, draw_part, write_split
@@ -670,6 +671,35 @@ def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
     assert [report.failures for report in swept] == [[]] * len(swept)
 
 
+def test_what_is_made_is_left_out(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind of job, by its files or its rows; the whole command: the next test."""
+    jobs = {job.name: job for job in jobs_of(plan.QUICK, quick.out, progress=False)}
+    assert all(job.is_made for job in jobs.values())
+    left_out = {name for name, job in jobs.items() if job.is_left_out}
+    assert left_out == {*PARTS, LANGUAGE, *(f"train {model.id}" for model in plan.QUICK.models)}
+    assert jobs[TUNING].makes, "those are read, though not made again"
+
+    def never(*_: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("clipjax.demo.world.files.render", never)
+    monkeypatch.setattr("clipjax.finetune.finetune.solve", never)
+    monkeypatch.setattr(beside, "_Worker", never)
+    beside.work_through([jobs[name] for name in (*PARTS, HELD_OUT, TESTS)], apart=False)
+    tuning.fine_tune(plan.QUICK, quick.out, progress=False)
+    sweeps.lists_of(plan.BASE, quick.out, progress=False)
+    assert (swept[-1].runs, swept[-1].failures) == (0, [])
+    assert swept[-1].skipped == sum(name.startswith("demo_nuisance") for name in COUNTS)
+
+
+@pytest.mark.parametrize("options", [(), ("--quick", "--seed", "1")], ids=["full", "seed"])
+def test_another_plans_world_is_refused(quick: Quick, options: tuple[str, ...]) -> None:
+    other = invoke(quick.out, *options)
+    assert other.exit_code == 1
+    assert "other settings" in other.output
+
+
+@pytest.mark.long("demo/test_demo.py::test_what_is_made_is_left_out")
 def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("made again")
@@ -689,11 +719,6 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     assert again.stdout == quick.stdout
     assert ResultStore(quick.out / "results").run_ids() == runs
     assert all(file.is_file() for file in deleted), "pictures and page are drawn anew"
-
-    for options in ((), ("--quick", "--seed", "1")):
-        other = invoke(quick.out, *options)
-        assert other.exit_code == 1
-        assert "other settings" in other.output
 
 
 def test_cells_show_the_row_that_the_column_means() -> None:
