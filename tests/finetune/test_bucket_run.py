@@ -219,8 +219,8 @@ def pair(folder: Path, *arguments: Any, caches: tuple[str, str]) -> Iterator[lis
 
 def test_the_first_of_two_processes_uploads_what_both_have(tmp_path: Path) -> None:
     """SIGTERM to the second one; then the same command again, with nothing on the disk."""
-    steps, at = 40, tmp_path / "bucket/bucket/run/train/checkpoints"
-    with pair(tmp_path, "--steps", steps, "--every", 60, "--wait", 0.05, caches=("c", "c")) as processes:
+    steps, at = 16, tmp_path / "bucket/bucket/run/train/checkpoints"
+    with pair(tmp_path, "--steps", steps, "--every", 60, "--wait", 0.25, caches=("c", "c")) as processes:
         wait_for_batch(processes[1], 5)
         processes[1].send_signal(signal.SIGTERM)
         errors = [process.communicate(timeout=300)[1] for process in processes]
