@@ -87,10 +87,18 @@ def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
 
 
 @pytest.fixture(scope="module")
-def three(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SeedRun]]:
-    """A probe with the default seeds."""
+def probed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SeedRun], int, int]:
+    """A probe with the default seeds: folder, runs, and how often its step was made and found."""
     out = tmp_path_factory.mktemp("three")
-    return out, start(out, PROBE)
+    step._jitted.cache_clear()
+    made = start(out, PROBE)
+    counts = step._jitted.cache_info()
+    return out, made, counts.misses, counts.hits
+
+
+@pytest.fixture(scope="module")
+def three(probed: tuple[Path, list[SeedRun], int, int]) -> tuple[Path, list[SeedRun]]:
+    return probed[:2]
 
 
 def recipe(**record: Any) -> Recipe:
@@ -110,11 +118,8 @@ def images(split: Any) -> set[str]:
 # -------------------------------------------------------------------------------------- what is stored
 
 
-def test_seeds_share_a_compiled_step(start: Start, tmp_path: Path) -> None:
-    step._jitted.cache_clear()
-    start(tmp_path, PROBE | {"seeds": [1, 2]})
-    counts = step._jitted.cache_info()
-    assert (counts.misses, counts.hits) == (1, 1)
+def test_seeds_share_a_compiled_step(probed: tuple[Path, list[SeedRun], int, int]) -> None:
+    assert probed[2:] == (1, 2)
 
 
 def test_three_seeds_are_three_stored_models_of_three_lists(
