@@ -198,7 +198,6 @@ def test_by_the_statistics_of_each_device(rn50: Rn50) -> None:
     assert worst(flatten(statistics), halves[1].statistics) > 1e-3
 
 
-@pytest.mark.long("models/test_training.py::test_two_steps_as_open_clip")
 def test_eight_devices_are_one(rn50: Rn50, step: Any) -> None:
     mesh = make_mesh()
     assert mesh.size == 8
