@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from _imports import HEIGHT, imports, modules, ours, room, strings, within
 
 from clipjax.registry import PACKAGES
@@ -130,23 +129,13 @@ def test_a_suite_of_fine_tuning_is_read_without_importing_a_task() -> None:
     assert loads(code).returncode == 0
 
 
-FIRST = """
-import importlib, sys
+LOADED = """
+import importlib, importlib.abc, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
     if found := {"jax", "torch", "open_clip", "tensorflow"} & set(sys.modules):
         sys.exit(f"{module} loads {found}")
-"""
 
-
-def test_what_needs_no_jax_loads_none() -> None:
-    """In one process: the first module that loads it is named."""
-    done = loads(FIRST, *WITHOUT_JAX)
-    assert done.returncode == 0, done.stderr
-
-
-WHOLE = """
-import importlib.abc, sys
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "torchvision", "open_clip", "timm"):
@@ -159,7 +148,7 @@ sys.exit("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.long("test_imports.py::test_only_golden_imports_torch")
 def test_the_whole_path_from_checkpoint_to_result_loads_without_torch() -> None:
-    done = loads(WHOLE)
+    """Before it, in the same process, what loads without JAX: the first module that loads it is named."""
+    done = loads(LOADED, *WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
