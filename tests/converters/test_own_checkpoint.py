@@ -6,8 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import ConversionError, conversion_of, detect_table, flatten
 from converters.sources import open_source
+from tests import _forks
 
 CARD = {"id": "tiny", "any": [1, None, "é"]}
 
@@ -280,7 +279,9 @@ except DataError as error:
     sys.exit(0)
 sys.exit("it was written")
 """
-    subprocess.run([sys.executable, "-c", code, str(saved.parent / "new")], check=True)
+    script = saved / "write.py"
+    script.write_text(code, encoding="utf-8")
+    assert _forks.start(script, [saved.parent / "new"], dict(os.environ)).wait(60) == 0
     assert sorted(p.name for p in saved.parent.iterdir()) == ["ours", "w"]
 
 

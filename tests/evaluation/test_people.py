@@ -28,6 +28,7 @@ from clipjax.results.store import ResultStore
 
 stats = typed_stats
 HEAD = ["subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename"]
+READ = ("svg", "csv")  # of the files of a figure
 TERM = Term("shape_bias", "cue_conflict", "shape_bias")
 # Decisions of three people on four images in conflict and one without.
 IMAGES = ["bird1-cat1", "bird2-dog1", "cat1-dog1", "dog1-bird1", "dog2-dog1"]
@@ -135,8 +136,8 @@ def test_the_line_in_figure_2(ten: list[Any], tmp_path: Path):
         model_row("a", 0.2, group="standard", arch_kind="cnn"),
         model_row("b", 0.5, group="clip", arch_kind="vit"),
     ]
-    with_people = analyze(load_spec("fig2"), RowIndex([*models, *ten]), tmp_path / "with")
-    without = analyze(load_spec("fig2"), RowIndex(models), tmp_path / "without")
+    with_people = analyze(load_spec("fig2"), RowIndex([*models, *ten]), tmp_path / "with", formats=READ)
+    without = analyze(load_spec("fig2"), RowIndex(models), tmp_path / "without", formats=READ)
     assert with_people.models == without.models == {"a", "b"}
     names = [{path.name for path in done.files} for done in (with_people, without)]
     assert names[0] - names[1] == {"fig2_people.csv"}

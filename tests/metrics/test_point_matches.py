@@ -229,7 +229,7 @@ def test_memory_is_that_of_a_block():
 
 
 def test_one_pair_a_device_has_the_same_bits():
-    """On eight devices and on one."""
+    """On three devices and on one."""
     sampling = c.interpolation("bicubic", CELLS, POINTS)
 
     def match(views, devices):
@@ -243,11 +243,11 @@ def test_one_pair_a_device_has_the_same_bits():
         program = jax.shard_map(one_pair, mesh=mesh, in_specs=split, out_specs=split)
         return jax.jit(program)(*(np.stack(each) for each in zip(*views)))
 
-    views = [scene(seed) for seed in range(8)]
-    alone = match(views[5:6], 1)
-    for ours, other in zip(match(views, 8), alone):
-        np.testing.assert_array_equal(ours[5], other[0])
-    assert agree(jax.tree.map(lambda x: np.asarray(x[0]), alone), read(views[5], "bicubic"), views[5].valid1)
+    views = [scene(seed) for seed in range(3)]
+    alone = match(views[1:2], 1)
+    for ours, other in zip(match(views, 3), alone):
+        np.testing.assert_array_equal(ours[1], other[0])
+    assert agree(jax.tree.map(lambda x: np.asarray(x[0]), alone), read(views[1], "bicubic"), views[1].valid1)
 
 
 def test_another_interpolation_is_refused():

@@ -365,7 +365,7 @@ def test_epochs_of_one_run_do_not_decide_a_claim(
     assert [runs.lo, runs.hi] == pytest.approx([-0.0103, 0.0020], abs=0.003)
 
 
-@pytest.mark.long("analysis/claims/test_placebo.py::test_claims_on_random_families_are_seldom_decided")
+@pytest.mark.long("analysis/claims/test_placebo.py::test_two_families_of_different_offsets_decide_nothing")
 def test_claims_about_nothing_and_about_a_planted_effect(test_data: Path, script: ModuleType) -> None:
     """A small share of the benchmark's draws: random families of timm on ImageNet-A, 3 points on V2."""
     models = script.timm_models(script.published_of(test_data / "published", ["timm"]))

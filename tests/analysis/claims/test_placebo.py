@@ -188,6 +188,7 @@ def test_two_families_of_different_offsets_decide_nothing(tmp_path: Path) -> Non
     assert str(found.why) == f"2 families have fewer than {FEWEST_SPLITS} splits: no placebo tells an effect"
 
 
+@pytest.mark.long("analysis/claims/test_placebo.py::test_two_families_of_different_offsets_decide_nothing")
 def test_claims_on_random_families_are_seldom_decided(tmp_path: Path) -> None:
     """At most a tenth, where the intervals alone decide a third; a planted effect nearly always is."""
     wanted = book(tmp_path, claim(f'{OFFSET}, side = "above"'))

@@ -13,6 +13,7 @@ import pandas as typed_pandas
 import pytest
 import scipy.stats as typed_stats
 import statsmodels.api as typed_sm
+from _long import mostly_long
 from _study import RUN, models, study_rows, tuned
 
 from clipjax.analysis.figures import numbers
@@ -285,7 +286,7 @@ def test_too_few_models_are_told(tmp_path: Path) -> None:
     assert read(tmp_path / "none" / "fig4_points.csv")[0]["effective_robustness"] == ""
 
 
-@pytest.mark.parametrize("name", ["fig4", "effective_robustness"])
+@pytest.mark.parametrize("name", mostly_long(["fig4", "effective_robustness"], keep=["fig4"]))
 def test_models_of_one_x_have_points_and_no_trend(name: str, tmp_path: Path) -> None:
     """As with a sample of few images, on which all are alike; it must not cost the figure."""
     spec = load_spec(name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _long import mostly_long
 from _study import models, study_rows
 
 from clipjax.analysis.figures.figure_set import contents
@@ -36,7 +37,9 @@ def wide_rows(spec: Spec, *, certain: bool = False) -> list[Any]:
 
 
 @pytest.mark.parametrize("certain", [False, True])
-@pytest.mark.parametrize("name", ["fig4", "fig5", "fig2", "effective_robustness"])
+@pytest.mark.parametrize(
+    "name", mostly_long(["fig4", "fig5", "fig2", "effective_robustness"], keep=["fig4", "fig2"])
+)
 def test_limits_hold_every_interval(name, certain):
     """They came from the points alone, so that the bars were cut off at the frame."""
     spec = load_spec(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import xml.etree.ElementTree as ET
 from typing import Any, NamedTuple
@@ -254,13 +255,14 @@ def test_a_group_without_rows_is_a_named_entry():
 
 def test_missing_rows_are_said_by_model_and_row(tmp_path):
     spec = load_spec("fig3")
+    spec = dataclasses.replace(spec, panels=(*spec.panels[:2], spec.panels[9]))
     rows = list(study_rows(spec.terms, some_models()))
     lacking = ("rn50-openai", "ood", "sun", "auroc")
     kept = [r for r in rows if (r["model"], r["task"], r["dataset"], r["metric"]) != lacking]
     kept = [r for r in kept if (r["dataset"], r["metric"]) != ("imagenet_o", "fpr95_imagenet_o")]
     index = RowIndex(kept)
     done = analyze(spec, index, tmp_path, formats=["svg"])
-    assert (done.drawn, done.panels) == (9, 10)
+    assert (done.drawn, done.panels) == (2, 3)
     assert [tuple(each) for each in done.missing] == [
         ("SUN", "rn50-openai", "ood sun auroc"),
         ("ImageNet-O", None, "ood imagenet_o fpr95_imagenet_o"),

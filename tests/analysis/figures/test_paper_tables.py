@@ -13,12 +13,23 @@ from clipjax.analysis.figures.figure_set import FigureResult, analyze
 from clipjax.analysis.figures.paper_tables import fill_table
 from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.groups import matches
 
 TABLES = ["table1", "table2", "table3", "table4"]
 
 
 def rows_of(name: str, of: dict[str, Any] | None = None) -> list[Any]:
-    return list(study_rows(load_spec(name).terms, of))
+    """Of the models of the table's lines and some others, or of those given."""
+    spec = load_spec(name)
+    if of is None:
+        everyone = {**models(), **tuned()}
+        in_lines = {
+            model: facts
+            for model, facts in everyone.items()
+            if any(matches({**facts, "model": model}, line.where) for line in spec.lines)
+        }
+        of = {**models(every=8), **in_lines}
+    return list(study_rows(spec.terms, of))
 
 
 def write(name: str, rows: list[Any], out: Path) -> tuple[FigureResult, list[dict[str, str]]]:

@@ -18,6 +18,7 @@ def script() -> ModuleType:
     return trends
 
 
+@pytest.mark.long("analysis/trends/test_trends.py::test_the_interval_is_scipys")
 def test_intervals_of_95_percent(script: ModuleType) -> None:
     """One that holds the truth in 95 of 100 studies misses it in more than 11 of 80 once in 1,000 times; one
     that holds it in 75 of 100 nearly always."""

@@ -77,11 +77,17 @@ def test_the_interval_is_scipys() -> None:
     """Of least squares, with draws of their own: equal but for the chance of either."""
     x, y = study(30)
     across, up = stats.norm.ppf(x), stats.norm.ppf(y)
+
+    def slopes(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        a, b = (each - each.mean(axis, keepdims=True) for each in (a, b))
+        return (a * b).sum(axis) / (a * a).sum(axis)
+
+    assert slopes(across, up, 0) == pytest.approx(stats.linregress(across, up).slope)
     theirs = stats.bootstrap(
         (across, up),
-        lambda a, b: stats.linregress(a, b).slope,
+        slopes,
         paired=True,
-        vectorized=False,
+        vectorized=True,
         n_resamples=3000,
         method="percentile",
         rng=np.random.default_rng(0),

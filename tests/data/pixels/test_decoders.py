@@ -81,7 +81,7 @@ def test_few_or_unreadable_images_are_not_measured(cache: Path):
 
 
 @pytest.mark.parametrize("setting", [threads(1), threads(2), Decoders(1)])
-def test_a_rate_is_measured(setting: Decoders):
+def test_a_rate_is_measured(setting: Decoders, forked_workers: None):
     manifest = memory_manifest(40, broken=[3])
     assert images_per_second(manifest, RECIPE, range(40), setting) > 0
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -168,14 +167,10 @@ def _running(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_leaving_half_way_leaves_no_worker_and_no_shared_memory():
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", SCRIPT, "leave"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    out, err = process.communicate(timeout=300)  # two interpreters start, perhaps on a loaded machine
+    # The process is forked, its worker is started.
+    pipe = subprocess.PIPE
+    process = _forks.start(SCRIPT, ["leave"], ENVIRONMENT, stdout=pipe, stderr=pipe, warnings=["error"])
+    out, err = process.communicate(timeout=300)  # an interpreter starts, perhaps on a loaded machine
     assert process.returncode == 0, err
     assert err == ""  # multiprocessing's resource tracker would complain here about what was left
     report = json.loads(out)

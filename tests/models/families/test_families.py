@@ -193,7 +193,10 @@ def lite0() -> Any:
     return weights.randomised(timm.create_model("tf_efficientnet_lite0"))
 
 
-@pytest.mark.parametrize("size", mostly_long([64, 75], keep=[75]))
+@pytest.mark.long(
+    "verification/parity/convolutions/test_parity_mbconv.py::test_other_sizes_and_dense_features"
+)
+@pytest.mark.parametrize("size", [64, 75])
 def test_mbconv(lite0: Any, size: int) -> None:
     """75 is odd at every stride but the first: TensorFlow's padding is then symmetric, at 64 it is not."""
     arch = load_arch("tf_efficientnet_lite0")
