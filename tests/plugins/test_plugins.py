@@ -30,6 +30,7 @@ OF_EACH_KIND = {
     "tests/evaluation/kinds/test_kinds.py": (
         "test_every_task_names_kinds_that_there_are",
         "test_the_options_of_a_kind_are_read_without_an_import",
+        "test_the_first_kind_that_takes_the_model_is_used",
         "test_options_of_other_kinds_are_refused",
         "test_a_refusal_names_the_flag_of_the_command_line",
         "test_a_model_of_another_kind_is_named",
@@ -51,10 +52,6 @@ OF_EACH_KIND = {
     "tests/results/test_references.py": ("test_every_source_says_what_a_reader_needs",),
     "tests/finetune/test_recipe.py": ("test_every_method_with_a_recipe_has_a_reference_recipe",),
     "tests/commands/test_shared.py": (),
-}
-# What `test_added.py` asks of them is quicker: a listed method, and a task that takes its kind.
-DEARER = {
-    "tests/evaluation/kinds/test_kinds.py": ("test_the_first_kind_that_takes_the_model_is_used",),
     "tests/commands/test_finetune_command.py": ("test_list_shows_every_method_and_recipe",),
 }
 # These read the whole source, which takes seconds.
@@ -135,11 +132,10 @@ def run(scratch: Path, *arguments: str) -> None:
     "tests",
     [
         OF_EACH_KIND,
-        pytest.param(DEARER, marks=pytest.mark.long(ITSELF)),
         pytest.param(OF_SOURCE, marks=pytest.mark.long(NAMED_NOWHERE)),
         pytest.param(OF_ARCHITECTURES, marks=pytest.mark.long(ITSELF)),
     ],
-    ids=["each kind", "dearer", "source", "architectures"],
+    ids=["each kind", "source", "architectures"],
 )
 def test_nothing_else_has_to_be_touched(tests: dict[str, tuple[str, ...]], scratch: Path) -> None:
     """`test_added.py` is among the first: it builds a network of the added family, and the added card."""
