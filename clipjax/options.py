@@ -46,6 +46,7 @@ class Option:
         of_card: whether the cards decide it where a folder of data sets is evaluated.
         minimum: the least number that is allowed.
         written_minimum: the least number on the command line and in suites, if it is higher.
+        maximum: the greatest number that is allowed.
         bound: how the refusal of another value begins: "the seed must be at least 0".
         auto: whether a number may also be "auto".
         of: what is counted, for the command line's refusal of a text that is neither: "images".
@@ -66,6 +67,7 @@ class Option:
     of_card: bool = False
     minimum: int | None = None
     written_minimum: int | None = None
+    maximum: int | None = None
     bound: str = ""
     auto: bool = False
     of: str = ""
@@ -82,7 +84,7 @@ class Option:
         return self.minimum if self.written_minimum is None else self.written_minimum
 
     def check(self, value: object) -> None:
-        """Raises UsageError for a value that is not one of the choices, or below the minimum."""
+        """Raises UsageError for a value that is not one of the choices, or outside the limits."""
         if self._fits(value):
             return
         if self.called:
@@ -94,7 +96,9 @@ class Option:
             return value in self.choices
         if self.minimum is None or (self.auto and value == AUTO):
             return True
-        return isinstance(value, Integral) and int(value) >= self.minimum
+        if not isinstance(value, Integral) or int(value) < self.minimum:
+            return False
+        return self.maximum is None or int(value) <= self.maximum
 
 
 def option(default: Any, help: str, **about: Any) -> Any:

@@ -14,6 +14,7 @@ keys.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -21,8 +22,9 @@ import itertools
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
 
@@ -40,10 +42,14 @@ from clipjax.data.readers.reader import READERS, find_reader
 from clipjax.entry_points import cached
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted, unknown_name
 from clipjax.storage.reading import read_lines, read_toml
-from clipjax.storage.records import read
+from clipjax.storage.records import AtLeast, MatchesPattern, read
 from clipjax.storage.remote.buckets import BucketPath, as_path
 
 Variant = dict[str, str | int]
+_Count = Annotated[int | None, AtLeast(1, below=2**53)]  # exact in every reader of JSON
+_Name = Annotated[
+    str, MatchesPattern(r"^\w[^/\\\x00-\x1f\x7f]{0,99}$", "1 to 100 characters without slashes")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ class DatasetCard:
         variant: axis -> value.
     """
 
-    name: str
+    name: _Name
     title: str
     reader: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -93,16 +99,16 @@ class DatasetCard:
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     corruption: CorruptionTable | None = None
     matching: Matching | None = None
-    pairs: int | None = None
+    pairs: _Count = None
     question: Question | None = None
     tasks: tuple[str, ...] = ()
     place: str | None = None
     id: str | None = None
     annotations: str | None = None
     split: str | None = None
-    images: int | None = None
-    per_class: int | None = None
-    about: int | None = None
+    images: _Count = None
+    per_class: _Count = None
+    about: _Count = None
     ids: CardIds | None = None
     licence: str | None = None
     hidden: str | None = None
@@ -392,7 +398,7 @@ def _read_loose(card: DatasetCard, root: epath.Path, names: tuple[str, ...] | No
 def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | None]:
     """(the labels', the zero-shot head's); None if only the data can tell."""
     space = _label_space(card)
-    return space, space if card.head_space is None else _labels_of(card, card.head_space)
+    return space, space if card.head_space is None else _labels_of(card, "head_space", card.head_space)
 
 
 def _class_list(path: Path, value: Any) -> tuple[str, ...]:
@@ -404,17 +410,33 @@ def _class_list(path: Path, value: Any) -> tuple[str, ...]:
 
 def _label_space(card: DatasetCard) -> LabelSpace | None:
     if card.classes is not None:
-        return LabelSpace(card.name, card.classes, card.classes)
-    return None if card.label_space is None else _labels_of(card, card.label_space)
+        with _said_of(card, "classes"):
+            return LabelSpace(card.name, card.classes, card.classes)
+    return None if card.label_space is None else _labels_of(card, "label_space", card.label_space)
 
 
-def _labels_of(card: DatasetCard, name: str) -> LabelSpace:
-    return load_labels(name, card.path and card.path.parent)
+def _labels_of(card: DatasetCard, key: str, name: str) -> LabelSpace:
+    with _said_of(card, key):
+        return load_labels(name, card.path and card.path.parent)
+
+
+@contextlib.contextmanager
+def _said_of(card: DatasetCard, key: str) -> Iterator[None]:
+    """What is wrong with a value of the card names its file and key."""
+    try:
+        yield
+    except ClipjaxError as error:
+        if card.path is None:
+            raise
+        raise type(error)(f"{card.path}: {key}: {error}") from None
 
 
 def own_prompts(card: DatasetCard) -> PromptSet | None:
     """The card's default prompt set. Raises UsageError or DataError as `load_prompts`."""
-    return None if card.prompts is None else load_prompts(card.prompts, card.path and card.path.parent)
+    if card.prompts is None:
+        return None
+    with _said_of(card, "prompts"):
+        return load_prompts(card.prompts, card.path and card.path.parent)
 
 
 def _check_reader(card: DatasetCard) -> None:

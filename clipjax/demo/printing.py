@@ -34,10 +34,10 @@ def print_tables(demo: Demo, plan: Plan) -> None:
     for heading, titles, cells in tables:
         typer.echo(f"\n{heading}\n")
         print_table(titles, cells)
-    typer.echo(_next_steps(demo.out, names))
+    typer.echo(_next_steps(demo.out, names, plan))
 
 
-def _next_steps(out: Path, names: Sequence[str]) -> str:
+def _next_steps(out: Path, names: Sequence[str], plan: Plan) -> str:
     pictures = [*report.pictures(), *(f"{figure.stem}.png" for figure in FIGURES)]
     figures = " ".join(f"--figure {figure}" for figure in FIGURES)
     best = out / "models" / names[-1]
@@ -45,6 +45,7 @@ def _next_steps(out: Path, names: Sequence[str]) -> str:
     clipjax = (
         "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
     )
+    fewer = " --set shots=8" if plan.quick else ""
     return f"""
 figures  {", ".join(str(out / name) for name in pictures)} (and .pdf)
 report   {out / "report.html"}: open it in a browser, it needs no network
@@ -62,5 +63,5 @@ data set; what fine-tuning would take
   {clipjax} claims {out / "results"} --claims {CLAIMS} --rows
   {clipjax} eval ood --model {best} --data-root {out}/world
   {clipjax} finetune flyp --recipe demo_flyp --model {best} --data {out}/world/narrow.jsonl \\
-      --dataset demo_train --out {out}/flyp --dry-run
+      --dataset demo_train --out {out}/flyp --dry-run{fewer}
 """

@@ -26,7 +26,7 @@ class Compute:
     A stored entry keeps the batch and the placement of params that it was made with. Without a store, each of
     several processes embeds everything.
 
-    Raises UsageError for a number below its minimum, a value that is not one of an option's choices, or
+    Raises UsageError for a number outside its limits, a value that is not one of an option's choices, or
     `keep_maps` without a store.
     """
 
@@ -45,7 +45,8 @@ class Compute:
         kind=int,
         name="batch_size",
         minimum=1,
-        bound="the batch size must be at least 1, or 'auto'",
+        maximum=65_536,
+        bound="the batch size must be at least 1 and at most 65536, or 'auto'",
         auto=True,
         of="images",
         panel="Speed and storage",

@@ -40,6 +40,10 @@ def test_imagenet_card_knows_the_thousand_folders(tmp_path):
     [
         ("image = 3\n", r"pets\.toml: unknown key 'image'"),
         ('images = "3"\n', r"pets\.toml: images = '3' must be a whole number"),
+        ("images = -5\n", r"pets\.toml: images = -5 must be at least 1"),
+        (f"images = {10**20}\n", r"pets\.toml: images = 1\d* must be at least 1 and below"),
+        ("per_class = 0\n", r"pets\.toml: per_class = 0 must be at least 1"),
+        ('classes = ["cat", "cat"]\n', r"pets\.toml: classes: .*'cat' occurs twice"),
         ("classes = [1, 2]\n", r"pets\.toml: 'classes' must be a list of names"),
         ('classes = ["cat", "cat"]\n', r"'cat' occurs twice"),
         ('classes = "nowhere.txt"\n', r"nowhere\.txt does not exist"),
@@ -61,6 +65,19 @@ def test_missing_and_unknown_names(card):
         read_card(card("", base=CARD.replace('"folder"', '"fodler"')))
     with pytest.raises(DataError, match="reader 'tfds' needs the option 'split'"):
         read_card(card("", base=CARD.replace('"folder"', '"tfds"')))
+
+
+@pytest.mark.parametrize("name", ["", "../pets", "a/b", "pets\\nbell", "p" * 101])
+def test_a_name_that_no_row_can_have_is_refused(card, name):
+    with pytest.raises(DataError, match=r"pets\.toml: name = .* must be 1 to 100 characters without slashes"):
+        read_card(card("", base=CARD.replace('"pets"', f'"{name}"')))
+
+
+@pytest.mark.parametrize("key", ["prompts", "head_space"])
+def test_what_a_card_names_is_told_with_its_file_and_key(card, tmp_path, key):
+    root = write_images(tmp_path / "data", ["cat/0.png"])
+    with pytest.raises(UsageError, match=rf"pets\.toml: {key}: unknown .*'nosuch'"):
+        own_prompts(load_dataset(card(f'{key} = "nosuch"\n'), root).card)
 
 
 @pytest.mark.parametrize("given", ["list", "text file", "label space"])

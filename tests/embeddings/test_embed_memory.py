@@ -297,7 +297,7 @@ def test_auto_measures_and_an_entry_keeps_its_batch(
     assert (again.stats.forward_passes, again.stats.per_device_batch) == (0, result.stats.per_device_batch)
     small = run(model, manifest_of(folder, 3), store, per_device_batch="auto")
     assert small.stats.per_device_batch == 4
-    with pytest.raises(UsageError, match="at least 1, or 'auto', not 'many'"):
+    with pytest.raises(UsageError, match="at least 1 and at most 65536, or 'auto', not 'many'"):
         run(model, manifest, per_device_batch="many")
 
 

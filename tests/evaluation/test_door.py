@@ -47,6 +47,7 @@ def test_no_code_behind_the_door_asks_what_a_model_has() -> None:
     ("settings", "says"),
     [
         ({"per_device_batch": 0}, "batch size must be at least 1"),
+        ({"per_device_batch": 65_537}, "at least 1 and at most 65536"),
         ({"per_device_batch": "many"}, "batch size must be at least 1"),
         ({"workers": -1}, "number of workers must be at least 0"),
         ({"on_error": "stop"}, "on_error must be 'raise' or 'skip', not 'stop'"),
