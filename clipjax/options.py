@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -94,11 +95,11 @@ class Option:
     def _fits(self, value: object) -> bool:
         if self.choices:
             return value in self.choices
-        if self.minimum is None or (self.auto and value == AUTO):
+        if (self.minimum is None and self.maximum is None) or (self.auto and value == AUTO):
             return True
-        if not isinstance(value, Integral) or int(value) < self.minimum:
-            return False
-        return self.maximum is None or int(value) <= self.maximum
+        least = -math.inf if self.minimum is None else self.minimum
+        most = math.inf if self.maximum is None else self.maximum
+        return isinstance(value, Integral) and least <= int(value) <= most
 
 
 def option(default: Any, help: str, **about: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import subprocess
@@ -25,7 +26,7 @@ from clipjax.evaluation.request import Request
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.models.dense import PROBE3D, DenseRecipe
 from clipjax.models.precision import Precision
-from clipjax.options import by_field, keywords_of, option, options_of
+from clipjax.options import Option, by_field, keywords_of, option, options_of
 from clipjax.sweep.suite import OPTIONS
 
 WRITTEN = [each for of in (Request, Compute) for each in options_of(of).values() if each.kind is not None]
@@ -124,6 +125,13 @@ def test_a_field_without_option_is_none() -> None:
 
     assert list(options_of(Mixed)) == ["sides"]
     assert Mixed().sides == 3
+
+
+@pytest.mark.parametrize(("sides", "fits"), [(-7, True), (8, True), (9, False), (8.0, False)])
+def test_an_option_with_a_greatest_number_alone(sides: Any, fits: bool) -> None:
+    most = Option(help="", kind=int, maximum=8, bound="a shape has at most 8 sides")
+    with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="at most 8 sides, not"):
+        most.check(sides)
 
 
 # The text of one file is another: the rest of clipjax is as it is.

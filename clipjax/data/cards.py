@@ -1,16 +1,4 @@
-"""Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
-
-Each combination of the values in `[variants]` is a card of its own (`imagenet_3dcc:fog_3d:5`). `{axis}` in
-texts becomes the value, and a text that is `{axis}` alone the value itself; a value that is a table adds its
-keys.
-
-    [variants]
-    severity = [1, 2, 3]
-
-    [variants.corruption]
-    fog_3d = { in_paper = true }
-    low_light = {}
-"""
+"""Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set."""
 
 from __future__ import annotations
 
@@ -18,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import itertools
 import os
 import re
 from collections import Counter
@@ -29,6 +16,7 @@ from typing import Annotated, Any
 from etils import epath
 
 from clipjax.config import ConfigFolder, config_dir, config_file, config_files
+from clipjax.data.card_families import Variant, filled, members
 from clipjax.data.card_files import CardFile, files_of_variant
 from clipjax.data.card_images import CardIds
 from clipjax.data.corrupted.opener import CorruptionTable, corrupted
@@ -45,10 +33,13 @@ from clipjax.storage.reading import read_lines, read_toml
 from clipjax.storage.records import AtLeast, MatchesPattern, read
 from clipjax.storage.remote.buckets import BucketPath, as_path
 
-Variant = dict[str, str | int]
 _Count = Annotated[int | None, AtLeast(1, below=2**53)]  # exact in every reader of JSON
 _Name = Annotated[
-    str, MatchesPattern(r"^\w[^/\\\x00-\x1f\x7f]{0,99}$", "1 to 100 characters without slashes")
+    str,
+    MatchesPattern(
+        r"^\w[^/\\\x00-\x1f\x7f]{0,99}$",
+        "1 to 100 characters without slashes, the first a letter, a digit or _",
+    ),
 ]
 
 
@@ -157,7 +148,7 @@ class _Pixels:
 def dataset_names() -> list[str]:
     """The names of all data sets, also of members of families, sorted."""
     paths = config_files(ConfigFolder.DATASETS).values()
-    return sorted(name for path in paths for name in _members(path, _registered(path)))
+    return sorted(name for path in paths for name in members(path, _registered(path)))
 
 
 def registered_cards() -> list[DatasetCard]:
@@ -176,7 +167,7 @@ def _shipped_cards(path: Path) -> tuple[DatasetCard, ...]:
 
 
 def _family_cards(path: Path) -> tuple[DatasetCard, ...]:
-    return tuple(_card(path, *member) for member in _members(path, _registered(path)).values())
+    return tuple(_card(path, *member) for member in members(path, _registered(path)).values())
 
 
 def _registered(path: Path) -> dict[str, Any]:
@@ -197,7 +188,7 @@ def cards_in(folder: Path) -> list[DatasetCard]:
                 f"{path} is not a data card (it has neither 'name' nor 'reader'), and in a folder of data "
                 "sets every .toml file must be one: move it, such as a suite, elsewhere"
             )
-        cards += [_card(path, *member) for member in _members(path, record).values()]
+        cards += [_card(path, *member) for member in members(path, record).values()]
     return cards
 
 
@@ -220,14 +211,14 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
             unknown = unknown_name("data set", text, dataset_names())
             raise UsageError(f"{unknown} (or folder, for class folders without a card, or a card's file)")
     record = read_toml(path) if file else _registered(path)
-    members = _members(path, record)
+    family = members(path, record)
     name = f"{record.get('name')}:{member}" if member else record.get("name")
-    if name in members:
-        return _card(path, *members[name])
-    if member or len(members) == 1:
-        raise unknown_name("data set", str(name), list(members))
-    some = ", ".join(text + each.removeprefix(str(name)) for each in list(members)[:3])
-    raise UsageError(f"{text} stands for {len(members)} data sets: name one, {some}, ...")
+    if name in family:
+        return _card(path, *family[name])
+    if member or len(family) == 1:
+        raise unknown_name("data set", str(name), list(family))
+    some = ", ".join(text + each.removeprefix(str(name)) for each in list(family)[:3])
+    raise UsageError(f"{text} stands for {len(family)} data sets: name one, {some}, ...")
 
 
 def data_folder(root: Path, card: DatasetCard) -> Path:
@@ -263,72 +254,8 @@ def shipped_count(dataset: str) -> int | None:
         return None
 
 
-def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
-    if not isinstance(record.get("name"), str | None):
-        raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
-    if "variants" not in record:
-        _check_file_variants(path, record, set())
-        return {record.get("name"): (record, {})}
-    axes = record["variants"]
-    _check_axes(path, axes)
-    _check_file_variants(path, record, {value for values in axes.values() for value in values})
-    # variants = {noise = ["gaussian", "shot"], severity = [1, 2]} gives four members, the last of them
-    # NAME:shot:2, in whose keys {noise} becomes shot and {severity} becomes 2.
-    members = {}
-    for values in itertools.product(*axes.values()):
-        variant = dict(zip(axes, values))
-        keys = {key: value for key, value in record.items() if key != "variants"}
-        for axis, value in variant.items():
-            if isinstance(axes[axis], dict):  # a value with keys of its own
-                keys |= axes[axis][value]
-        name = ":".join([str(record.get("name")), *map(str, values)])
-        members[name] = (keys | {"name": name}, variant)
-    return members
-
-
-def _check_axes(path: Path, axes: Any) -> None:
-    if not isinstance(axes, dict) or not axes:
-        raise DataError(f"{path}: 'variants' must be a table with a list or a table of values for each axis")
-    for axis, values in axes.items():
-        if not isinstance(values, list | dict) or not values:
-            raise DataError(f"{path}: variants.{axis} must be a list or a table of values, not {values!r}")
-        tables = isinstance(values, dict)
-        for value in values:
-            if type(value) not in (str, int) or (tables and not isinstance(values[value], dict)):
-                raise DataError(
-                    f"{path}: variants.{axis} holds {value!r}: give texts, whole numbers or tables"
-                )
-
-
-def _check_file_variants(path: Path, record: dict[str, Any], values: set[str | int]) -> None:
-    """Raises DataError for a file that no member needs, since none has its value."""
-    files = record.get("files", [])
-    for file in (each for each in files if isinstance(each, dict)) if isinstance(files, list) else ():
-        wanted = file.get("variants", [])
-        for value in wanted if isinstance(wanted, list) else ():
-            if value not in values:
-                known = ", ".join(map(str, values)) or "none, it has no variants"
-                raise DataError(
-                    f"{path}: files: variants of {file.get('name')!r}: the card has no variant {value!r}; "
-                    f"known: {known}"
-                )
-
-
-def _filled(value: Any, variant: Variant) -> Any:
-    if isinstance(value, dict):
-        return {key: _filled(each, variant) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_filled(each, variant) for each in value]
-    if isinstance(value, str):
-        for axis, own in variant.items():
-            if value == f"{{{axis}}}":
-                return own
-            value = value.replace(f"{{{axis}}}", str(own))
-    return value
-
-
 def _card(path: Path, keys: dict[str, Any], variant: Variant) -> DatasetCard:
-    record = _filled(keys, variant)
+    record = filled(keys, variant)
     if "classes" in record:
         record = {**record, "classes": _class_list(path, record["classes"])}
     card = read(DatasetCard, record, path, given={"variant": variant, "path": path})
@@ -410,32 +337,30 @@ def _class_list(path: Path, value: Any) -> tuple[str, ...]:
 
 def _label_space(card: DatasetCard) -> LabelSpace | None:
     if card.classes is not None:
-        with _said_of(card, "classes"):
+        with said_of(card, "classes"):
             return LabelSpace(card.name, card.classes, card.classes)
     return None if card.label_space is None else _labels_of(card, "label_space", card.label_space)
 
 
 def _labels_of(card: DatasetCard, key: str, name: str) -> LabelSpace:
-    with _said_of(card, key):
+    with said_of(card, key):
         return load_labels(name, card.path and card.path.parent)
 
 
 @contextlib.contextmanager
-def _said_of(card: DatasetCard, key: str) -> Iterator[None]:
+def said_of(card: DatasetCard, key: str) -> Iterator[None]:
     """What is wrong with a value of the card names its file and key."""
     try:
         yield
     except ClipjaxError as error:
-        if card.path is None:
-            raise
-        raise type(error)(f"{card.path}: {key}: {error}") from None
+        raise type(error)(f"{card.path or f'card {card.name}'}: {key}: {error}") from None
 
 
 def own_prompts(card: DatasetCard) -> PromptSet | None:
     """The card's default prompt set. Raises UsageError or DataError as `load_prompts`."""
     if card.prompts is None:
         return None
-    with _said_of(card, "prompts"):
+    with said_of(card, "prompts"):
         return load_prompts(card.prompts, card.path and card.path.parent)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset, own_prompts, read_card
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset, own_prompts, read_card, said_of
 from clipjax.data.corrupted.opener import CorruptedOpener, source_of
 from clipjax.data.labels import load_projection
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
@@ -116,13 +116,16 @@ def _order_problems(manifest: Manifest) -> Iterator[str]:
 def _name_problems(dataset: Dataset) -> Iterator[str]:
     card, space, head = dataset.card, dataset.label_space, dataset.head_space
     try:
-        if (prompts := own_prompts(card)) is not None:
-            for name in head.classes if head is not None else ():
-                prompts.of_class(name)
+        prompts = own_prompts(card)
+        if prompts is not None and head is not None:
+            with said_of(card, "prompts"):
+                for name in head.classes:
+                    prompts.of_class(name)
         if space is not None and head is not None:
-            load_projection(head, space)
+            with said_of(card, "head_space"):
+                load_projection(head, space)
     except ClipjaxError as error:
-        yield f"card {card.name}: {error}"
+        yield str(error)
 
 
 def _question_problems(dataset: Dataset) -> Iterator[str]:

@@ -17,6 +17,7 @@ from clipjax.demo import report
 from clipjax.demo.analysis import CLAIMS, FIGURES, PROMPTS, claim_tables
 from clipjax.demo.plan import LLAVA, Plan
 from clipjax.demo.reading import Demo
+from clipjax.demo.tuning import QUICK_SHOTS
 from clipjax.results.store import ResultStore
 
 
@@ -45,7 +46,7 @@ def _next_steps(out: Path, names: Sequence[str], plan: Plan) -> str:
     clipjax = (
         "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
     )
-    fewer = " --set shots=8" if plan.quick else ""
+    fewer = f" --set {QUICK_SHOTS}" if plan.quick else ""
     return f"""
 figures  {", ".join(str(out / name) for name in pictures)} (and .pdf)
 report   {out / "report.html"}: open it in a browser, it needs no network

@@ -26,6 +26,8 @@ from clipjax.progress import progress_bar
 from clipjax.results.row import Row
 from clipjax.storage.store import Store
 
+QUICK_SHOTS = "shots=8"  # a class of the quick world has 14 images
+
 
 def fine_tune(plan: Plan, out: Path, *, progress: bool = True) -> list[Model]:
     """The base, and what every method makes of it in `out/finetuned`; finished runs are read."""
@@ -47,7 +49,7 @@ def fine_tune(plan: Plan, out: Path, *, progress: bool = True) -> list[Model]:
 
 
 def _shortened(recipe: Recipe) -> list[str]:
-    short = ["shots=8", "batch_size=32", "schedule.warmup_steps=0"]
+    short = [QUICK_SHOTS, "batch_size=32", "schedule.warmup_steps=0"]
     return [*short, "steps=2"] if recipe.steps else [*short, "epochs=1"] if recipe.epochs else short
 
 

@@ -67,7 +67,7 @@ def test_missing_and_unknown_names(card):
         read_card(card("", base=CARD.replace('"folder"', '"tfds"')))
 
 
-@pytest.mark.parametrize("name", ["", "../pets", "a/b", "pets\\nbell", "p" * 101])
+@pytest.mark.parametrize("name", ["", "../pets", "a/b", "pets\\nbell", "pets\\n", "p" * 101])
 def test_a_name_that_no_row_can_have_is_refused(card, name):
     with pytest.raises(DataError, match=r"pets\.toml: name = .* must be 1 to 100 characters without slashes"):
         read_card(card("", base=CARD.replace('"pets"', f'"{name}"')))

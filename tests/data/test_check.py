@@ -171,9 +171,10 @@ def test_images_whose_ending_is_not_read(card, tmp_path):
 def test_prompts_and_projections_of_the_card(card, tmp_path):
     root = write_images(tmp_path / "data", ["cat/0.png"])
     [problem] = check_dataset(root, card('prompts = "openai_81"\n'))
-    assert problem.startswith(f"card pets: {tmp_path / 'pets.toml'}: prompts: unknown prompt set 'openai_81'")
+    assert problem.startswith(f"{tmp_path / 'pets.toml'}: prompts: unknown prompt set 'openai_81'")
     [problem] = check_dataset(root, card('classes = ["cat"]\nhead_space = "imagenet"\n'))
-    assert problem.startswith("card pets: a head over the classes of 'imagenet' cannot be scored on 'pets'")
+    told = "head_space: a head over the classes of 'imagenet' cannot be scored on 'pets'"
+    assert problem.startswith(f"{tmp_path / 'pets.toml'}: {told}")
 
 
 @pytest.fixture

@@ -193,6 +193,7 @@ def test_a_typed_dict_is_the_record_itself() -> None:
         ({"boxes": ({"width": 1},)}, "must be a list of objects or null"),
         ({"boxes": [{"width": 1}, {"width": -1}]}, "boxes[1]: width = -1 must be at least 0"),
         ({"boxes": [{"width": 1, "name": "A"}]}, "boxes[0]: name = 'A' must be small letters"),
+        ({"boxes": [{"width": 1, "name": "a\n"}]}, "boxes[0]: name = 'a\\n' must be small letters"),
         ({"notes": {"a": None}}, "notes.a = None must be a text"),
         ({"notes": 3}, "notes = 3 must be an object"),
         ({"bxes": 1, "count": "2"}, "unknown key 'bxes'; did you mean boxes?"),

@@ -148,6 +148,4 @@ def _enough(split: Split, needed: int, what: str) -> None:
     name = split.label_space.ids[k]
     has = "no images" if counts[k] == 0 else f"{counts[k]} image{'' if counts[k] == 1 else 's'}"
     more = "" if len(short) == 1 else f" ({len(short)} classes have too few)"
-    raise DataError(
-        f"{split.name}: {what} are asked for, and the class {name!r} has {has}{more}: ask for fewer"
-    )
+    raise DataError(f"{split.name}: {what} are asked for, and the class {name!r} has {has}{more}")

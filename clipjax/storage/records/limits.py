@@ -53,7 +53,8 @@ class MatchesPattern:
     form: str
 
     def allows(self, value: Any) -> bool:
-        return re.search(self.pattern, value) is not None
+        # In a JSON Schema `$` is the end alone; Python's also stands before a last newline.
+        return re.search(self.pattern.replace("$", r"\Z"), value) is not None
 
     def words(self) -> str:
         return self.form
