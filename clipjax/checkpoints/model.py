@@ -38,7 +38,8 @@ from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
-from clipjax.models.network import Network, layer_indices
+from clipjax.models.input_checks import layer_indices
+from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import described, token_ids
 from clipjax.models.unit_norm import unit_norm

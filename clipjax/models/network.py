@@ -9,10 +9,9 @@ under "vision" and "text" or "head" (leaves: each family's docstring). A dual en
 from __future__ import annotations
 
 import functools
-import operator
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args, overload
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,18 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float32
 
-from clipjax.errors import DataError, UsageError
-from clipjax.guards import known_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.chunks import LARGEST_BYTES, chunk_bytes, in_chunks
 from clipjax.models.cut import any_cut
+from clipjax.models.input_checks import (
+    check_attention,
+    check_ids,
+    check_images,
+    check_sides,
+    check_takes_vectors,
+    check_vectors,
+    known_layers,
+)
 from clipjax.models.modules.binding import prepare
 from clipjax.models.modules.forms import form
 from clipjax.models.param_tree import (
@@ -38,7 +44,7 @@ from clipjax.models.param_tree import (
     in_precision,
 )
 from clipjax.models.precision import DTYPE, MATMUL, Precision, float32_products
-from clipjax.models.resample import GridRule, on_grid, resized_vision
+from clipjax.models.resample import GridRule, on_grid
 from clipjax.models.text_ids import Memory, Rest
 from clipjax.models.training import Attends, Mode, Training, running, statistics
 
@@ -46,17 +52,6 @@ Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
 
 _MANY = 32  # images on a device for which it pays to read and write all weights once more; texts got slower
-_SMALLEST = 32  # pixels: the stride of the last stage of most nets
-
-
-def layer_indices(layers: Any) -> int | tuple[int, ...]:
-    """`layers` as integers: static arguments of `jax.jit` must be hashable. Raises UsageError for others."""
-    try:
-        return tuple(map(operator.index, layers)) if isinstance(layers, Iterable) else operator.index(layers)
-    except TypeError:
-        raise UsageError(
-            f"layers is the number of last layers or a list of indices, integers, not {layers!r}"
-        ) from None
 
 
 class Network:
@@ -163,7 +158,7 @@ class Network:
         Raises:
             DataError: params or images that do not fit.
         """
-        self.check_images(images)
+        check_images(self.arch, images)
         images = images.astype(DTYPE[precision])
         most = chunk_bytes(chip, self.arch.vision)
         mode = _mode(precision, platform=platform, devices=devices, most=most)
@@ -199,10 +194,9 @@ class Network:
         """
         family = family_of(self.arch.vision)
         assert family.dense is not None
-        assert family.depth is not None
-        self._check_sides(images)
-        self.check_attention(attention)
-        wanted = _indices(layer_indices(layers), family.depth(self.arch.vision), self.arch.name)
+        check_sides(self.arch, images)
+        check_attention(self.arch, attention)
+        wanted = known_layers(self.arch, layers)
         ascending = sorted(set(wanted))
         patch = family.patch(self.arch.vision) if family.patch else 1
         height, width = (side // patch for side in images.shape[1:3])
@@ -213,42 +207,6 @@ class Network:
             maps = family.dense(tower, images.astype(DTYPE[precision]), ascending)
         map_of = dict(zip(ascending, maps, strict=True))
         return tuple(map_of[index].astype(jnp.float32) for index in wanted)
-
-    def check_images(self, images: Array) -> None:
-        """Raises DataError unless they have the architecture's own size."""
-        size = self.arch.vision.image_size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise DataError(f"{self.arch.name} takes images [B, {size}, {size}, 3], not {list(images.shape)}")
-
-    def _check_sides(self, images: Array) -> None:
-        """Raises DataError unless dense features can be made of images with these sides."""
-        name, config, family = self.arch.name, self.arch.vision, family_of(self.arch.vision)
-        if images.ndim != 4 or images.shape[3] != 3:
-            raise DataError(f"{name} takes images [B, H, W, 3], not {list(images.shape)}")
-        height, width = images.shape[1:3]
-        if height == width == config.image_size:
-            return
-        refusal = f"{name} cannot take images of {height} x {width} pixels"
-        if family.one_size is not None:
-            raise DataError(f"{refusal}, only of its own {config.image_size}: {family.one_size}")
-        if family.patch is None and min(height, width) < _SMALLEST:
-            raise DataError(f"{refusal}: dense features need sides of {_SMALLEST} pixels or more")
-        if getattr(config, "patch_size", None):  # a net without patches takes any sides
-            try:
-                for side in (height, width):
-                    resized_vision(config, side)
-            except ValueError as error:
-                raise DataError(f"{refusal}: {error}") from None
-
-    def check_attention(self, attention: Attends) -> None:
-        """Raises UsageError if the image tower cannot attend so."""
-        known_name("attention", attention, get_args(Attends))
-        batch_attention = family_of(self.arch.vision).batch_attention
-        if attention != "tokens" and not (batch_attention and batch_attention(self.arch.vision)):
-            raise UsageError(
-                f"{self.arch.name} is not one of open_clip's own vision transformers: only these attend over "
-                f"the batch, so leave out attention={attention!r}"
-            )
 
     @overload
     def encode_text(
@@ -293,19 +251,10 @@ class Network:
         Raises:
             DataError: no text tower, or params or ids that do not fit.
         """
-        self._check_ids(ids)
+        check_ids(self.arch, ids)
         most = chunk_bytes(chip, self.arch.text)
         mode = _mode(precision, platform=platform, devices=devices, most=most)
         return self._run("text", params, ids, precision, mode, capture)
-
-    def _check_ids(self, ids: Array) -> None:
-        if self.arch.text is None:
-            kind = "a classifier" if self.arch.language is None else "a vision-language model"
-            raise DataError(f"{self.arch.name} is {kind}: it has no text tower")
-        shortest, longest = self.arch.text.min_length, self.arch.text.context_length
-        if ids.ndim != 2 or not shortest <= ids.shape[1] <= longest:
-            lengths = f"{shortest}..{longest}" if shortest < longest else f"{longest}"
-            raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
 
     @property
     def shares_beginnings(self) -> bool:
@@ -345,17 +294,6 @@ class Network:
         with jax.default_matmul_precision(MATMUL[precision]):
             return finish(tower, memory, rest).astype(jnp.float32)
 
-    def check_embedded(self) -> None:
-        """Raises UsageError if the text tower cannot take vectors."""
-        if self.arch.text is None:
-            raise UsageError(f"{self.arch.name} is a classifier: it has no text tower for learned prompts")
-        family = family_of(self.arch.text)
-        if family.embedded is None:
-            raise UsageError(
-                f"the text tower of {self.arch.name} (family {family.name!r}) takes token ids only: learned "
-                "prompts need one of CLIP's or SigLIP's"
-            )
-
     def encode_embedded(
         self,
         params: Params,
@@ -377,21 +315,14 @@ class Network:
             remat: recompute activations in the backward pass.
 
         Raises:
-            UsageError: as `check_embedded`.
+            UsageError: as `check_takes_vectors`.
             DataError: params or tokens that do not fit.
         """
-        self.check_embedded()
+        check_takes_vectors(self.arch)
         text: Any = self.arch.text
-        embedded: Any = family_of(text).embedded
         first = jnp.zeros((0, text.width)) if beginning is None else beginning
-        shapes = f"a beginning {list(first.shape)} and tokens {list(tokens.shape)}"
-        if tokens.ndim != 3 or {tokens.shape[2], *first.shape[1:]} != {text.width}:
-            raise DataError(f"{self.arch.name} takes vectors of {text.width} numbers, not {shapes}")
-        if not text.min_length <= len(first) + tokens.shape[1] <= text.context_length:
-            lengths = f"{text.min_length} to {text.context_length}"
-            raise DataError(f"{self.arch.name} takes {lengths} tokens, not {shapes}")
-        if len(first) and not text.causal:
-            raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
+        check_vectors(self.arch, first, tokens)
+        embedded: Any = family_of(text).embedded
         mode = _mode(precision, training=Training(remat=True) if remat else None, platform=platform)
         tower, dtype = self._tower("text", self._checked("text", params), precision, mode), DTYPE[precision]
         with jax.default_matmul_precision(MATMUL[precision]):
@@ -412,7 +343,7 @@ class Network:
         Returns: features [B, E] float32, not of unit norm; BatchNorm's changed running statistics,
             {"vision": {...}} or {}.
         """
-        self.check_images(images)
+        check_images(self.arch, images)
         leaves = self._checked("vision", params)
         mode = _mode(precision, training=training, platform=platform)
         tower = self._tower("vision", leaves, precision, mode)
@@ -432,7 +363,7 @@ class Network:
         training: Training,
         platform: str | None = None,
     ) -> Features:
-        self._check_ids(ids)
+        check_ids(self.arch, ids)
         mode = _mode(precision, training=training, platform=platform)
         features = self._run("text", params, ids, precision, mode, capture=False)
         assert isinstance(features, jax.Array)
@@ -506,17 +437,3 @@ def _accepted(options: tuple[tuple[str, str], ...]) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
-
-
-def _indices(layers: int | tuple[int, ...], depth: int, name: str) -> list[int]:
-    if isinstance(layers, int):
-        if not 1 <= layers <= depth:
-            raise UsageError(
-                f"layers={layers} asks for the last {layers} layers, of which {name} has {depth}: "
-                f"give 1 to {depth}, or a list of indices"
-            )
-        return list(range(depth - layers, depth))
-    wanted = [index + depth if index < 0 else index for index in layers]
-    if not wanted or not set(wanted) <= set(range(depth)):
-        raise UsageError(f"{name} has the layers 0 to {depth - 1} for dense features, not {list(layers)}")
-    return wanted

@@ -21,6 +21,7 @@ from clipjax.heads.adapters.base import all_adapters
 from clipjax.heads.adapters.coop import ContextPrompts, CoOp, by_length, class_features, class_prompts
 from clipjax.heads.build import zeroshot_head
 from clipjax.models.arch import family_of, load_arch
+from clipjax.models.input_checks import check_takes_vectors
 from clipjax.models.network import Network
 from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.store import Store
@@ -246,4 +247,4 @@ def test_vectors_that_do_not_fit_the_tower(model: Model) -> None:
             params, jnp.zeros((2, 15, WIDTH)), ends, precision="parity", beginning=jnp.zeros((1, WIDTH))
         )
     with pytest.raises(UsageError, match=r"coca_ViT-B-32 \(family 'coca_text'\) takes token ids only"):
-        Network(load_arch("coca_ViT-B-32")).check_embedded()
+        check_takes_vectors(load_arch("coca_ViT-B-32"))

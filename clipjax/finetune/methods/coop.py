@@ -37,6 +37,7 @@ from clipjax.finetune.training.losses import accuracy, cross_entropy, unit_norm
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
 from clipjax.heads.adapters.coop import ContextPrompts, CoOp, by_length, class_features, class_prompts
+from clipjax.models.input_checks import check_takes_vectors
 from clipjax.storage.digests import sha256_json
 
 OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
@@ -52,7 +53,7 @@ def prepare(setup: Setup) -> Problem:
             without tokens.
         DataError: a prompt longer than the tower's context.
     """
-    setup.model.network.check_embedded()
+    check_takes_vectors(setup.model.network.arch)
     context = first_context(setup)
     cached = setup.recipe.augmentation is None
     features = functools.cache(functools.partial(split_features, setup))  # lazily, once per split

@@ -27,6 +27,7 @@ from clipjax.guards import known_name
 from clipjax.heads.adapters.base import adapter_digest
 from clipjax.heads.build import logit_scale
 from clipjax.heads.head import Head
+from clipjax.models.input_checks import check_takes_vectors
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.unit_norm import unit_norm
@@ -75,7 +76,7 @@ def class_prompts(
     """
     known_name("position", position, get_args(Position))
     network = _network(model)
-    network.check_embedded()
+    check_takes_vectors(network.arch)
     tokenizer, tower = model.tokenizer, network.arch.text
     assert tower is not None
     start, end, context = len(tokenizer.start), len(tokenizer.end), tower.context_length

@@ -18,6 +18,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int, Int32
 
 from clipjax.models.arch import Arch, family_of
+from clipjax.models.input_checks import check_images
 from clipjax.models.language.config import LanguageConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.projector import Projector
@@ -52,7 +53,7 @@ def image_tokens(
         DataError: params or images that do not fit.
     """
     language = language_of(network.arch)
-    network.check_images(images)
+    check_images(network.arch, images)
     [patches] = network.encode_dense(
         params, images, layers=(language.layer,), precision=precision, platform=platform
     )

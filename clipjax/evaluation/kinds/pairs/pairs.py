@@ -18,6 +18,7 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.run_data import annotations_of, run_data
 from clipjax.evaluation.subject import Subject
 from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of
+from clipjax.models.input_checks import check_attention
 from clipjax.tasks.inputs import PairInputs
 from clipjax.tasks.task import Task
 
@@ -95,7 +96,7 @@ def maps_of(model: Encoder, request: Request) -> DenseRecipe:
     maps = dataclasses.replace(PROBE3D, **{name: each for name, each in options.items() if each is not None})
     assert model.network is not None
     layers_of(model.network.arch, maps.layers)
-    model.network.check_attention(maps.attention)
+    check_attention(model.network.arch, maps.attention)
     return maps
 
 
