@@ -131,7 +131,7 @@ def test_smooth_ece_is_the_exact_integral(oracles, name):
             expected, abs=1e-5
         )
     value, width = smooth_calibration.smooth_ece(*top(oracles, name))
-    assert value == pytest.approx(width, abs=1e-7)
+    assert value == pytest.approx(width, abs=1e-10)
     assert value == pytest.approx(float(oracles["calibration", f"{name}__exact_smece"]), abs=2e-4)
 
 

@@ -14,18 +14,17 @@ from jaxtyping import Float, Float64, Int, Shaped
 
 CELLS = 2**16  # that share each image between two neighbours: an error of 1e-7 at a width of .02
 LEAST_WIDTH = 0.001  # a smaller SmoothECE is given at this width
-STEPS = 30  # of a bisection of the width, to 1e-9
 
 
 def smooth_ece(confidence: Float[np.ndarray, " N"], correct: Shaped[np.ndarray, " N"]) -> tuple[float, float]:
     """SmoothECE and its width; they are equal unless the value is below `LEAST_WIDTH`."""
+    from scipy.optimize import brentq  # loaded late: most runs need it for nothing else
+
     series = _series(confidence, correct)
-    lo, hi = LEAST_WIDTH, 1.0
-    if _integral(series, lo) > lo:
-        for _ in range(STEPS):  # the value falls as the width grows
-            middle = (lo + hi) / 2
-            lo, hi = (middle, hi) if _integral(series, middle) > middle else (lo, middle)
-    return _integral(series, lo), lo
+    width = LEAST_WIDTH
+    if _integral(series, width) > width:  # the value falls as the width grows, and is at most 1
+        width = float(brentq(lambda width: _integral(series, width) - width, width, 2, xtol=1e-10))
+    return _integral(series, width), width
 
 
 def smooth_ece_at(
