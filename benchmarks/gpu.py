@@ -33,13 +33,11 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # clipjax need not be installed
 
 from benchmarks import common, gpu_cases
-from benchmarks.gpu_cases import CASES, Case, Request
+from benchmarks.gpu_cases import CASES, OTHER_FORMS, Case, Request
 
 SCRIPTS = {
-    "clipjax": "gpu_clipjax.py",
-    "other form": "gpu_clipjax.py",
-    "eager": "gpu_torch.py",
-    "compiled": "gpu_torch.py",
+    **dict.fromkeys(("clipjax", *OTHER_FORMS), "gpu_clipjax.py"),
+    **dict.fromkeys(("eager", "compiled"), "gpu_torch.py"),
 }
 ROW_SECONDS = 180  # a longer row is given up: its process is ended
 KEY = ("device", "case", "precision", "side")
@@ -80,7 +78,7 @@ def main(
 def plan(only: list[str], done: set[tuple[str, ...]]) -> list[tuple[Case, Any, str]]:
     """What is to be measured, in order: what compiles longest comes last."""
     passes: list[tuple[Any, list[str]]] = [
-        ("bfloat16", ["eager", "clipjax", "other form"]),  # eager writes what clipjax compares itself with
+        ("bfloat16", ["eager", "clipjax", *OTHER_FORMS]),  # eager writes what clipjax compares itself with
         ("float32", ["eager", "clipjax"]),
         ("bfloat16", ["compiled"]),
         ("float32", ["compiled"]),
@@ -90,8 +88,7 @@ def plan(only: list[str], done: set[tuple[str, ...]]) -> list[tuple[Case, Any, s
         for precision, sides in passes
         for case in CASES
         for side in sides
-        if not (case.kind == "files" and side == "compiled")  # bound by its decoders
-        if case.other_form or side != "other form"
+        if case.has(side)
     ]
     return [
         each

@@ -44,10 +44,6 @@ SMOLLM2: dict[str, Any] = {
     "tied": True,
 }
 
-# How an arch's name begins -> (layer, form) of models/modules/forms.py, in which clipjax is measured once
-# more: a GPU takes another.
-OTHER_FORMS = {"ViT": ("attention", "divided_result"), "convnext": ("depthwise", "frequencies")}
-
 
 @dataclass(frozen=True)
 class Case:
@@ -59,12 +55,22 @@ class Case:
     batch: int
     method: str = ""
 
-    @property
-    def other_form(self) -> tuple[str, str] | None:
-        """Of `OTHER_FORMS`; None: it has no second row of clipjax."""
-        found = [form for start, form in OTHER_FORMS.items() if self.arch.startswith(start)]
-        return found[0] if found and self.kind in ("tower", "step") else None
+    def has(self, side: str) -> bool:
+        """Whether it has a row of this side."""
+        if side in OTHER_FORMS:
+            begins, kinds = OTHER_FORMS[side]
+            return self.arch.startswith(begins) and self.kind in kinds
+        return not (self.kind == "files" and side == "compiled")  # bound by its decoders
 
+
+ATTENTION, DEPTHWISE, GELU = "attention written out", "depthwise by frequencies", "GELU by tanh"
+# clipjax with a form of a layer that it does not take on a GPU: side -> (how an arch's name begins, kinds of
+# cases). XLA fuses GELU with no product of a training step.
+OTHER_FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ATTENTION: (("ViT",), ("tower", "step")),
+    DEPTHWISE: (("convnext",), ("tower", "step")),
+    GELU: (("ViT", "convnext"), ("tower",)),
+}
 
 CASES = [
     Case("ViT-L-14 tower", "tower", "ViT-L-14", 256),
@@ -87,7 +93,7 @@ class Request:
     """One row of one side. small: narrow models and little data, to see whether it runs.
 
     Attributes:
-        side: "clipjax", "other form" (clipjax in the case's other form), "eager" or "compiled".
+        side: "clipjax", a name of `OTHER_FORMS`, "eager" or "compiled".
         device: as torch names it.
         folder: for weights and images, made by the first who needs them.
     """

@@ -20,12 +20,13 @@ DOCS, PEAKS = gpu_cases.ROOT / "docs", gpu_cases.ROOT / "configs" / "gpus.toml"
 RECORD, PAGE = DOCS / "hardware" / "gpu.json", DOCS / "hardware" / "gpu.md"
 BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
 NOTHING = "**Not measured:** no table has been made yet.\n"
-SIDES = ("clipjax", "other form", "eager", "compiled")
+SIDES = ("clipjax", "eager", "compiled")
 TITLES = (
-    *("case", "precision", "batch", "clipjax a second", "in its other form", "eager", "compiled"),
-    *("clipjax / other form", "clipjax / eager", "clipjax / compiled"),
+    *("case", "precision", "batch", "clipjax a second", "eager", "compiled"),
+    *("clipjax / eager", "clipjax / compiled"),
     *("first call of clipjax", "of compiled"),
 )
+FORM_TITLES = ("case", "form of clipjax", "batch", "a second", "as it is", "as it is / this form")
 
 Row = dict[str, Any]
 
@@ -59,7 +60,16 @@ def table(device: str, records: list[Row]) -> str:
         for precision in gpu_cases.PROFILE
     ]
     lines = [cells(sides) for sides in groups if sides]
-    return f"### {device}\n\nWith {', '.join(versions)}.\n\n{markdown_table(TITLES, lines)}"
+    text = f"### {device}\n\nWith {', '.join(versions)}.\n\n{markdown_table(TITLES, lines)}"
+    forms = [form_cells(rows, key) for key in rows if key[-1] in gpu_cases.OTHER_FORMS]
+    return f"{text}\n{markdown_table(FORM_TITLES, forms)}" if forms else text
+
+
+def form_cells(rows: dict[tuple[str, ...], Row], key: tuple[str, ...]) -> list[str]:
+    """clipjax in another form of a layer, beside the one that it takes."""
+    row, taken = rows[key], rows.get((*key[:-1], "clipjax"))
+    beside = [rate(taken, taken), times(row, taken)] if taken else ["-", "-"]
+    return [row["case"], row["side"], str(row["batch"]), rate(row, taken or {}), *beside]
 
 
 def cells(sides: dict[str, Row]) -> list[str]:

@@ -3,16 +3,17 @@
     make gpu-aot-env
     .venv-gpu-aot/bin/python benchmarks/models/gpu_forms.py
 
-Compiles towers and training steps in `fast` as they are, and in one other form: attention written out, not
-cuDNN's; depthwise convolutions by frequencies; or all products from cuBLAS. Then lists the shapes, dtypes and
-masks that JAX takes for cuDNN's attention.
+Compiles towers and training steps in `fast` as they are, and in other forms: attention written out, not
+cuDNN's; depthwise convolutions by frequencies; GELU by tanh; all products from cuBLAS. Then lists the shapes,
+dtypes and masks that JAX takes for cuDNN's attention.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any
 from unittest import mock
 
@@ -22,8 +23,8 @@ import typer
 from jax import Array
 from jax.sharding import Mesh
 
-from benchmarks.gpu_cases import OTHER_FORMS
-from benchmarks.gpu_clipjax import taking
+from benchmarks.gpu_cases import ATTENTION, DEPTHWISE, GELU
+from benchmarks.gpu_clipjax import TAKING
 from benchmarks.models.aot_table import markdown_table
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.devices.sharding import batch_sharding
@@ -33,18 +34,23 @@ from clipjax.estimates.aot_training import STEPS
 from clipjax.estimates.gpu_targets import Gpu, load_gpus, use_gpu_compiler
 from clipjax.finetune.dry_run import abstract_model
 
-WRITTEN_OUT, FREQUENCIES, CUBLAS = "attention written out", "by frequencies", "products of cuBLAS"
-CASES = (
-    ("vit_b_32-openai", "vision", 256, WRITTEN_OUT),
-    ("vit_l_14-openai", "vision", 256, WRITTEN_OUT),
-    ("vit_l_14-openai", "text", 256, WRITTEN_OUT),
-    ("vit_b_16-openai", "train:cross_entropy", 64, WRITTEN_OUT),
-    ("vit_b_16-openai", "train:flyp", 64, WRITTEN_OUT),
-    ("vit_l_14-openai", "train:cross_entropy", 64, WRITTEN_OUT),
-    ("convnext_base_w-laion2b_s13b_b82k", "vision", 256, FREQUENCIES),
-    ("convnext_large_d-laion2b_s26b_b102k_augreg", "vision", 256, FREQUENCIES),
+CUBLAS = "products of cuBLAS"
+CASES: tuple[tuple[Any, ...], ...] = (
+    ("vit_b_32-openai", "vision", 256, ATTENTION),
+    ("vit_l_14-openai", "vision", 256, ATTENTION),
+    ("vit_l_14-openai", "text", 256, ATTENTION),
+    ("vit_b_16-openai", "train:cross_entropy", 64, ATTENTION),
+    ("vit_b_16-openai", "train:flyp", 64, ATTENTION),
+    ("vit_l_14-openai", "train:cross_entropy", 64, ATTENTION),
+    ("convnext_base_w-laion2b_s13b_b82k", "vision", 256, DEPTHWISE),
+    ("convnext_large_d-laion2b_s26b_b102k_augreg", "vision", 256, DEPTHWISE),
     ("vit_b_32-openai", "vision", 256, CUBLAS),
     ("vit_l_14-openai", "vision", 256, CUBLAS),
+    # OpenAI's models have another activation.
+    ("vit_b_32-laion2b_s34b_b79k", "vision", 256, GELU, CUBLAS),
+    ("vit_l_14-laion2b_s32b_b82k", "vision", 256, GELU, CUBLAS),
+    ("vit_b_16-laion2b_s34b_b88k", "train:cross_entropy", 64, GELU, CUBLAS),
+    ("convnext_base_w-laion2b_s13b_b82k", "vision", 256, GELU, CUBLAS),
 )
 HEAD_SIZES = (32, 64, 72, 80, 90, 104, 128, 256, 264)
 MASKS: dict[str, dict[str, Any]] = {
@@ -70,16 +76,23 @@ def main(
     """Compare programs in two forms of a layer, and list what cuDNN's attention takes."""
     use_gpu_compiler()
     card, rows = load_gpus()[gpu], []
-    for name, part, batch, other in CASES:
-        for form in (other, "as it is") if only in f"{name} {other}" else ():
-            program = program_of(name, part)  # anew: JAX keeps what it traced
-            shapes = aot_gpu.score_shapes(program)
-            with contextlib.nullcontext() if form == "as it is" else OTHERS[form]():
-                found = aot_gpu.compile_for(card, program.lower, batch, shapes)
-            rows.append((name, part, str(batch), form, *cells(found)))
+    for name, part, batch, *others in CASES:
+        for forms in subsets(others) if only in f"{name} {' '.join(others)}" else ():
+            jax.clear_caches()  # JAX keeps what it traced
+            with contextlib.ExitStack() as stack:
+                for form in forms:
+                    stack.enter_context(OTHERS[form]())
+                program = program_of(name, part)
+                found = aot_gpu.compile_for(card, program.lower, batch, aot_gpu.score_shapes(program))
+            rows.append((name, part, str(batch), ", ".join(forms) or "as it is", *cells(found)))
     print(markdown_table(TITLES, rows))
     for case, answer in taken(card) if masks else ():
         print(f"{case}: {answer}")
+
+
+def subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
+    for size in range(len(names) + 1):
+        yield from itertools.combinations(names, size)
 
 
 def without_triton() -> contextlib.AbstractContextManager[Any]:
@@ -87,11 +100,7 @@ def without_triton() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.dict(aot_gpu.OPTIONS, aot_gpu.WITHOUT_TRITON)
 
 
-OTHERS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
-    WRITTEN_OUT: functools.partial(taking, *OTHER_FORMS["ViT"]),
-    FREQUENCIES: functools.partial(taking, *OTHER_FORMS["convnext"]),
-    CUBLAS: without_triton,
-}
+OTHERS = TAKING | {CUBLAS: without_triton}
 
 
 def program_of(name: str, part: str) -> GpuProgram:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 from _drawn import drawn
@@ -13,8 +14,10 @@ from _drawn import drawn
 from benchmarks import gpu, gpu_cases, gpu_clipjax, gpu_table
 from clipjax.models.modules import convolutions
 from clipjax.models.modules.forms import FORMS, form
+from clipjax.models.modules.layers import ActivationLayer
 from clipjax.models.network import Network
 from clipjax.models.training import Mode
+from tests.models._modes import bound, mode_of
 
 H100 = "NVIDIA H100 80GB HBM3"
 ONLY = ["ViT-B-32 tower", "float32"]
@@ -86,11 +89,14 @@ def test_a_table_has_rates_shares_and_ratios() -> None:
     theirs = {"side": "compiled", "seconds": [0.02] * 5, "first_seconds": 33.0}
     versions = {"jax": "0.10.2"}, {"torch": "2.13.0"}
     records = [facts | side | {"versions": each} for side, each in zip((ours, theirs), versions)]
+    form = {"side": gpu_cases.GELU, "seconds": [0.008] * 5, "first_seconds": 9.0, "versions": versions[0]}
+    records.append(facts | form)
     page = gpu_table.page(records)
     assert gpu_table.NOTHING not in page
     assert f"### {H100}\n\nWith jax 0.10.2, torch 2.13.0.\n" in page
-    cells = ["51,200 (50%)", "-", "-", "25,600 (25%)", "-", "-", "2.00", "9 s", "33 s"]
+    cells = ["51,200 (50%)", "-", "25,600 (25%)", "-", "2.00", "9 s", "33 s"]
     assert f"| ViT-B-32 tower | bfloat16 | 512 | {' | '.join(cells)} |" in page
+    assert "| ViT-B-32 tower | GELU by tanh | 512 | 64,000 (62%) | 51,200 (50%) | 0.80 |" in page
 
 
 def test_a_card_without_peaks_has_no_share() -> None:
@@ -100,27 +106,50 @@ def test_a_card_without_peaks_has_no_share() -> None:
 
 def test_attention_is_measured_first_and_files_last() -> None:
     planned = [gpu.name_of(*each) for each in gpu.plan([], set())]
-    assert planned[:6] == [
-        f"ViT-L-14 {case}, bfloat16, {side}"
-        for case in ("tower", "CE step")
-        for side in ("eager", "clipjax", "other form")
+    sides = ("eager", "clipjax", gpu_cases.ATTENTION)
+    assert planned[:7] == [
+        *(f"ViT-L-14 tower, bfloat16, {side}" for side in (*sides, gpu_cases.GELU)),
+        *(f"ViT-L-14 CE step, bfloat16, {side}" for side in sides),
     ]
     of_pass = [name for name in planned if "bfloat16" in name and "compiled" not in name]
     assert of_pass[-2:] == ["ViT-B-32 files, bfloat16, eager", "ViT-B-32 files, bfloat16, clipjax"]
-    others = [name for name in planned if "other form" in name]
+    others = [name for name in planned if name.rpartition(", ")[2] in gpu_cases.OTHER_FORMS]
     assert not [name for name in others if "float32" in name or not name.startswith(("ViT", "ConvNeXt"))]
-    assert "ConvNeXt-L tower, bfloat16, other form" in others
-    assert "ViT-B-32 files, bfloat16, other form" not in others
+    of_convnext = [name for name in others if name.startswith("ConvNeXt")]
+    assert of_convnext == [
+        f"ConvNeXt-L tower, bfloat16, {side}" for side in (gpu_cases.DEPTHWISE, gpu_cases.GELU)
+    ]
+    assert not [name for name in others if "files" in name]
+    assert not [name for name in others if "step" in name and gpu_cases.GELU in name]
 
 
-@pytest.mark.parametrize(("layer", "other"), gpu_cases.OTHER_FORMS.values())
-def test_an_other_form_is_none_that_a_gpu_takes(layer: str, other: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "layer", "other"),
+    [
+        (gpu_cases.ATTENTION, "attention", "divided_result"),
+        (gpu_cases.DEPTHWISE, "depthwise", "frequencies"),
+    ],
+)
+def test_an_other_form_is_none_that_a_gpu_takes(side: str, layer: str, other: str) -> None:
     mode, before = Mode(None, "gpu", "tokens", 1, 0.0, False), list(FORMS[layer].items())
     assert form(layer, mode, jnp.bfloat16) != other
-    with gpu_clipjax.taking(layer, other):
+    with gpu_clipjax.TAKING[side]():
         assert form(layer, mode, jnp.bfloat16) == other
         assert form(layer, mode, jnp.bfloat16, [name for name in FORMS[layer] if name != other]) != other
     assert list(FORMS[layer].items()) == before
+
+
+def test_gelu_by_tanh_is_the_published_form() -> None:
+    """XLA finds no other in the program."""
+    layer, x = (
+        bound(ActivationLayer("gelu"), mode_of(platform="gpu")),
+        jnp.linspace(-4, 4, 99, dtype=jnp.bfloat16),
+    )
+    erf = layer(x)
+    with gpu_clipjax.TAKING[gpu_cases.GELU]():
+        assert (layer(x) == jax.nn.gelu(x, approximate=True)).all()
+    assert (layer(x) == erf).all()
+    assert set(gpu_clipjax.TAKING) == set(gpu_cases.OTHER_FORMS)
 
 
 @pytest.mark.long("devices/test_gpu_benchmark.py::test_an_other_form_is_none_that_a_gpu_takes")
@@ -136,7 +165,7 @@ def test_convnext_runs_by_frequencies_in_its_other_form(
 
     monkeypatch.setattr(convolutions, "by_frequencies", noted)
     out = tmp_path / "gpu.jsonl"
-    gpu.main(["ConvNeXt-L tower", "other form"], out, device="cpu", smoke=True)
+    gpu.main(["ConvNeXt-L tower", gpu_cases.DEPTHWISE], out, device="cpu", smoke=True)
     [row] = map(json.loads, out.read_text().splitlines())
-    assert (row["case"], row["side"], row["work"]) == ("ConvNeXt-L tower", "other form", 2)
+    assert (row["case"], row["side"], row["work"]) == ("ConvNeXt-L tower", gpu_cases.DEPTHWISE, 2)
     assert set(sizes) == {7}
