@@ -164,7 +164,8 @@ def test_ninco_given_with_its_unit_tests(tmp_path):
 def test_images_whose_ending_is_not_read(card, tmp_path):
     root = write_images(tmp_path / "data", ["cat/0.png", "cat/1.gif", "cat/2.GIF"])
     assert check_dataset(root, card("")) == [
-        "2 images are left out because of their ending, the first is cat/1.gif: convert them"
+        "2 images are left out, cat/1.gif, cat/2.GIF: of a format that is not read, or a folder; convert or "
+        "remove"
     ]
 
 
