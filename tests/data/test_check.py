@@ -104,7 +104,7 @@ def test_an_archive_beside_a_manifest_file_is_no_hint(tmp_path):
     (tmp_path / "list.csv").write_text("path\ngone.png\n")
     (tmp_path / "more.zip").touch()
     [problem] = check_dataset(tmp_path / "list.csv", tmp_path / "list.toml")
-    assert problem.endswith(f"list.csv:2: the image gone.png does not exist in {tmp_path}")
+    assert problem.endswith(f"list.csv:2: the image gone.png does not exist in {tmp_path}, the list's folder")
 
 
 def test_images_without_class_folders(card, tmp_path):

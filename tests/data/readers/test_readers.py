@@ -95,6 +95,19 @@ def test_a_folder_in_place_of_a_list_is_named(tmp_path):
         read_manifest_file(epath.Path(tmp_path))
 
 
+def test_a_listed_image_that_does_not_exist(tmp_path):
+    for image, says in (
+        ("0.png", rf"list\.csv:2: the image 0\.png does not exist in {tmp_path}, the list's folder"),
+        (
+            "/no/0.png",
+            r"list\.csv:2: the image /no/0\.png does not exist: an absolute path is taken as it is",
+        ),
+    ):
+        (tmp_path / "list.csv").write_text(f"path\n{image}\n")
+        with pytest.raises(DataError, match=says):
+            read_manifest_file(epath.Path(tmp_path / "list.csv"))
+
+
 def test_missing_and_empty_roots(tmp_path):
     with pytest.raises(DataError, match=r"nowhere does not exist"):
         read_folder(epath.Path(tmp_path / "nowhere"))
