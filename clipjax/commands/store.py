@@ -30,8 +30,9 @@ PixelsOption = Annotated[
 ]
 
 
-@app.command("ls")
-def ls(store: StoreOption = None, pixels: PixelsOption = False) -> None:
+@app.command("list")
+@app.command("ls", hidden=True)  # the name in version 0.1.0
+def list_entries(store: StoreOption = None, pixels: PixelsOption = False) -> None:
     """List the stored arrays, the most recently used first."""
     from clipjax.storage.store import Store
 
@@ -72,7 +73,7 @@ def gc(
 
 @app.command("export")
 def export(
-    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of `clipjax store ls`.")],
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of `clipjax store list`.")],
     out: OutFolderOption,
     form: Annotated[
         str, typer.Option("--format", "-f", help="npy (an array, and ids as JSON), or parquet.")

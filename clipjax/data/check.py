@@ -22,13 +22,12 @@ from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
 from clipjax.data.questions import questions_of
 from clipjax.data.readers.reader import ARCHIVES, CLASS_FOLDERS, IMAGES, find_reader
-from clipjax.data.readers.walk import FolderEntry, Walk, list_folder
+from clipjax.data.readers.walk import FolderEntry, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted, some_of
 from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
 from clipjax.storage.remote.buckets import as_path
 
 PACKED = (".tar", ".tar.gz", ".tgz", ".zip")
-UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers ignore
 SHRINK = 8  # JPEGs are decoded at 1/8 of their size
 USUAL = PixelRecipe(224, 224)  # decides which images are too thin: the model is not known
 NEARBY = 50  # folders searched per level for the right one
@@ -69,7 +68,7 @@ def check_dataset(
         *_order_problems(dataset.manifest),
         *_name_problems(dataset),
         *_question_problems(dataset),
-        *_unread_images(near, card),
+        *filter(None, [dataset.manifest.lacks]),
         *_mapping_problems(near.parent / "mappings", dataset),
     ]
     if decode:
@@ -147,25 +146,6 @@ def _question_problems(dataset: Dataset) -> Iterator[str]:
         questions_of(question, manifest, space, manifest.labels, wrong)
     except DataError as error:
         yield str(error)
-
-
-def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
-    if _layout(card) not in (IMAGES, CLASS_FOLDERS):
-        return
-    known = (*IMAGE_EXTENSIONS, *card.options.get("extensions", ()))
-    unread = [ending for ending in UNREAD if ending not in known]
-    try:
-        images = list(Walk(root).files(unread))
-    except DataError as error:  # raised by a folder that the reader ignores
-        yield str(error)
-        return
-    if images:
-        first = min(images)
-        one = f"1 image is left out because of its ending, {first}: convert it"
-        more = (
-            f"{len(images)} images are left out because of their ending, the first is {first}: convert them"
-        )
-        yield more if len(images) > 1 else one
 
 
 def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:

@@ -20,7 +20,7 @@ from etils import epath
 
 from clipjax.data.pairs.pair import PairSet
 from clipjax.data.pixels.limits import check_bytes
-from clipjax.errors import DataError
+from clipjax.errors import DataError, counted, some_of
 from clipjax.guards import at_least
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file
@@ -151,6 +151,7 @@ class Manifest:
         label_names: as the data spells them.
         selection: how it was cut from the data set, "" for all.
         pairs: the pairs of these images, in a data set of pairs.
+        left_out: names beside them that look like images, but of formats that are not read, or folders.
     """
 
     ids: tuple[str, ...]
@@ -161,6 +162,7 @@ class Manifest:
     name: str = ""
     selection: str = ""
     pairs: PairSet | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = {name: len(values) for name, values in self.columns.items()}
@@ -175,6 +177,14 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def lacks(self) -> str | None:
+        """What is left out, in a sentence."""
+        if not self.left_out:
+            return None
+        images, names = counted(len(self.left_out), "image is", "images are"), some_of(self.left_out, 3)
+        return f"{images} left out, {names}: of a format that is not read, or a folder; convert or remove"
 
     def open(self, i: int) -> bytes:
         """Raises as `checked_opener`'s."""

@@ -74,9 +74,11 @@ class OutOfMemoryError(Exception):
 
 @contextlib.contextmanager
 def watched(per_device_batch: int) -> Iterator[None]:
-    """Turn XLA's memory errors into OutOfMemoryError."""
+    """Turn XLA's memory errors, and the host's, into OutOfMemoryError."""
     try:
         yield
+    except MemoryError:
+        raise OutOfMemoryError(per_device_batch) from None
     except jax.errors.JaxRuntimeError as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(per_device_batch) from None

@@ -156,7 +156,7 @@ def _halve(stream: Stream, sets: Sequence[StoredRows], too_many: int) -> None:
     for i in json.loads(first_decides(decide, "with what batch to go on") if stored else decide()):
         sets[i].halve(stream.unit)
         _log.warning(
-            "%s: %d images do not fit a device's memory: going on with %d",
+            "%s: %d images do not fit a device's memory, or the host's: going on with %d",
             sets[i].name,
             too_many,
             sets[i].layout.batch,

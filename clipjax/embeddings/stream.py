@@ -127,7 +127,7 @@ class Stream(abc.ABC):
         `stopped` of its data set.
 
         Raises:
-            OutOfMemoryError: the batch does not fit a device.
+            OutOfMemoryError: the batch does not fit a device, or the host.
         """
         if not spans:
             return
@@ -161,7 +161,8 @@ class Stream(abc.ABC):
         for step in itertools.count():
             account = order.owner(step)
             start = time.perf_counter()
-            batch = next(source, None)
+            with watched(order.per_device_batch):
+                batch = next(source, None)
             loaded = time.perf_counter()
             if self.model.outside is None:
                 account.decode_seconds += loaded - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,8 @@ def questions_asked(
 def _common(dataset: Dataset, request: Request) -> dict[str, Any]:
     """The fields of `RunData`."""
     card, whole = dataset.card, dataset.manifest
+    if whole.lacks is not None:
+        warnings.warn(f"{card.name}: {whole.lacks}", stacklevel=2)  # Python shows a text once
     manifest = whole if request.limit is None else whole.sample(request.limit, request.seed)
     sample = None
     if (size := _size(manifest)) < _size(whole):

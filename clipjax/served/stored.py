@@ -30,7 +30,7 @@ class StoredReplies:
     Args:
         key: everything that the answers depend on.
         ids: of the images.
-        about: names for `clipjax store ls`.
+        about: names for `clipjax store list`.
     """
 
     def __init__(

@@ -38,9 +38,15 @@ class LocalFiles:
         return True
 
     def read(self, path: epath.Path) -> bytes | None:
-        """The bytes; None if the file is missing; b"" for a FIFO or a device, which never end."""
+        """The bytes; None if the file is missing; b"" for a FIFO or a device, which never end.
+
+        Raises DataError for a folder: no file can take its place.
+        """
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
+            mode = os.stat(path).st_mode
+            if stat.S_ISDIR(mode):
+                raise DataError(f"{path} is a folder, not a file of the store: remove it, then run again")
+            if not stat.S_ISREG(mode):
                 return b""
             return path.read_bytes()
         except FileNotFoundError:

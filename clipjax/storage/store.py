@@ -16,20 +16,22 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, some_of
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.entry import Entry, EntryManifest, EntryRecord, key_hash, read_record
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir
 from clipjax.storage.remote.bucket_files import BucketFiles
 from clipjax.storage.remote.buckets import BucketPath, as_path, check_folder
+
+NAMED = 20  # damaged entries in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Store:
             rows_per_shard: for a new entry; an existing one keeps its own.
             per_device_batch: for a new entry; an existing one keeps its own.
             row_shape: None leaves it to the first shard.
-            about: names for `clipjax store ls`; not in the key.
+            about: names for `clipjax store list`; not in the key.
 
         Raises:
             DataError: a repeated id; or the entry has other ids, shape or dtype: the key lacks something.
@@ -111,7 +113,7 @@ class Store:
         path = self.root / name / "key.json"
         if not exists(path):
             self.files.create(path, EntryRecord(about or {}, key, wanted).to_json())
-        manifest = read_record(path).manifest
+        manifest = self._record(name).manifest
         for field in ("rows", "dtype", "row_shape", "ids_sha256"):
             if getattr(manifest, field) != getattr(wanted, field):
                 stored, asked = getattr(manifest, field), getattr(wanted, field)
@@ -125,13 +127,13 @@ class Store:
     def find(self, key: dict[str, Any]) -> EntryManifest | None:
         """The entry of a key; None if absent. Raises DataError if it is damaged."""
         try:
-            return read_record(self.root / key_hash(key) / "key.json").manifest
+            return self._record(key_hash(key)).manifest
         except FileNotFoundError:
             return None
 
     def reopen(self, entry: Entry) -> Entry:
         """The entry as it is now. Raises FileNotFoundError if removed, DataError if damaged."""
-        return Entry(entry.path, read_record(entry.path / "key.json").manifest, entry.ids, self.files)
+        return Entry(entry.path, self._record(entry.key_hash).manifest, entry.ids, self.files)
 
     def lay_out_again(self, entry: Entry, *, rows_per_shard: int, per_device_batch: int) -> None:
         """Give an empty entry another layout; `reopen` it to see it. Raises DataError if it holds rows.
@@ -142,7 +144,7 @@ class Store:
             batch = entry.manifest.per_device_batch
             raise DataError(f"{entry.path} holds rows already, made in batches of {batch}")
         path = entry.path / "key.json"
-        record = read_record(path)
+        record = self._record(entry.key_hash)
         manifest = dataclasses.replace(
             record.manifest, rows_per_shard=rows_per_shard, per_device_batch=per_device_batch
         )
@@ -159,7 +161,7 @@ class Store:
         found = [each for each in names if each.startswith(name)]
         if len(found) != 1:
             count = "several entries begin" if found else "no entry begins"
-            raise UsageError(f"{self.root}: {count} with {name!r}: take one of `clipjax store ls`")
+            raise UsageError(f"{self.root}: {count} with {name!r}: take one of `clipjax store list`")
         return found[0]
 
     def ls(self) -> list[EntryInfo]:
@@ -185,8 +187,26 @@ class Store:
                 )
         return [path.name for path in paths if exists(path / "key.json")]
 
+    def _record(self, name: str) -> EntryRecord:
+        """Raises as `read_record`; an error also names the other entries that cannot be read."""
+        try:
+            return read_record(self.root / name / "key.json")
+        except DataError as error:
+            others = [str(self.root / other) for other in self._unreadable() if other != name]
+            also = f"; these cannot be read either, delete them too: {some_of(others, NAMED)}"
+            raise DataError(f"{error}{also if others else ''}") from None
+
+    def _unreadable(self) -> Iterator[str]:
+        # A folder of the user's is beside them, or another run has just removed an entry.
+        with contextlib.suppress(DataError, FileNotFoundError):
+            for name in sorted(self._names()):
+                try:
+                    read_record(self.root / name / "key.json")
+                except DataError:
+                    yield name
+
     def _info(self, name: str) -> EntryInfo:
-        record = read_record(self.root / name / "key.json")
+        record = self._record(name)
         manifest = record.manifest
         sizes = {}
         for path in (self.root / name).iterdir():

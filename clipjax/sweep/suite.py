@@ -355,12 +355,13 @@ class _Reader:
         return tasks
 
     def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
+        wanted = () if task is None else collection(task).tasks
         if name not in known:
-            self.refuse(where, str(unknown_name("data set", name, list(known))))
-        if task is not None and not known[name].intersection(collection(task).tasks):
+            fitting = [each for each, tasks in known.items() if not wanted or tasks.intersection(wanted)]
+            self.refuse(where, str(unknown_name("data set", name, fitting)))
+        if wanted and not known[name].intersection(wanted):
             if not known[name]:
-                first = collection(task).tasks[0]
-                self.refuse(where, f'the card of {name} has no `tasks`: add `tasks = ["{first}"]` to it')
+                self.refuse(where, f'the card of {name} has no `tasks`: add `tasks = ["{wanted[0]}"]` to it')
             tasks = ", ".join(sorted(known[name]))
             self.refuse(where, f"{name} is not made for {task!r}; its card says tasks = {tasks}")
 

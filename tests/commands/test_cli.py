@@ -111,7 +111,7 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     assert "random-lite0" in exported.read_text()
     code, says = invoke("results", "export", results, "--out", exported / "below.csv")
     assert (code, "below.csv cannot be written" in says) == (1, True)
-    assert invoke("store", "ls", "--store", store)[0] == 0
+    assert invoke("store", "list", "--store", store)[0] == 0
     assert invoke("store", "gc", "0B", "--store", store)[0] == 0
 
 
@@ -188,8 +188,8 @@ def test_rows_of_a_resized_model_say_so(
         (["datasets", "check", "folder", "gone"], 1, "gone"),
         (["datasets", "check", "imagenet_vall", "."], 2, "imagenet_val"),
         (["store", "gc", "1XB"], 2, "1XB"),
-        (["store", "ls", "--store", "gone"], 1, "gone does not exist"),
-        (["store", "ls", "--store", __file__], 1, "is a file"),
+        (["store", "list", "--store", "gone"], 1, "gone does not exist"),
+        (["store", "list", "--store", __file__], 1, "is a file"),
         (["results", "list", "gone"], 1, "gone does not exist"),
         (["results", "list", __file__], 1, "is a file"),
         (["results", "export", "gone"], 1, "gone does not exist"),
@@ -361,7 +361,7 @@ def test_decoded_pixels_are_kept(
     assert "decoded smaller" in json.loads(capsys.readouterr().out)[0]["convention"]["decode"]
     code, message = invoke(*command, "--decode", "jpeg")
     assert (code, "unknown way to decode 'jpeg'" in message) == (2, True)
-    assert invoke("store", "ls", "--pixels") == (0, "")
+    assert invoke("store", "list", "--pixels") == (0, "")
     listed = capsys.readouterr().out
     assert "pixels" in listed
     assert "8 px, short side 8, bicubic, RGB first" in listed
@@ -376,13 +376,24 @@ def test_decoded_pixels_are_kept(
         2,
         "clipjax: --predictions and --pixel-store do not go together: leave one of them out",
     )
-    code, says = invoke("store", "ls", "--pixels", "--store", tmp_path)
+    code, says = invoke("store", "list", "--pixels", "--store", tmp_path)
     assert (code, "--pixels and --store do not go together" in says) == (2, True)
 
 
 def test_the_default_store_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
-    assert invoke("store", "ls")[0] == 0
+    assert invoke("store", "list")[0] == 0
+
+
+def test_version_0_1_0_called_the_list_ls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        invoke("store", "ls", "--store", tmp_path) == invoke("store", "list", "--store", tmp_path) == (0, "")
+    )
+    capsys.readouterr()
+    invoke("store", "--help")
+    commands = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("│ ")]
+    assert {"list", "gc", "export"} <= {*commands}
+    assert "ls" not in commands
 
 
 @pytest.mark.parametrize(

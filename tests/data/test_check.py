@@ -104,7 +104,7 @@ def test_an_archive_beside_a_manifest_file_is_no_hint(tmp_path):
     (tmp_path / "list.csv").write_text("path\ngone.png\n")
     (tmp_path / "more.zip").touch()
     [problem] = check_dataset(tmp_path / "list.csv", tmp_path / "list.toml")
-    assert problem.endswith(f"list.csv:2: the image gone.png does not exist in {tmp_path}")
+    assert problem.endswith(f"list.csv:2: the image gone.png does not exist in {tmp_path}, the list's folder")
 
 
 def test_images_without_class_folders(card, tmp_path):
@@ -164,7 +164,8 @@ def test_ninco_given_with_its_unit_tests(tmp_path):
 def test_images_whose_ending_is_not_read(card, tmp_path):
     root = write_images(tmp_path / "data", ["cat/0.png", "cat/1.gif", "cat/2.GIF"])
     assert check_dataset(root, card("")) == [
-        "2 images are left out because of their ending, the first is cat/1.gif: convert them"
+        "2 images are left out, cat/1.gif, cat/2.GIF: of a format that is not read, or a folder; convert or "
+        "remove"
     ]
 
 

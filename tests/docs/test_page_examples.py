@@ -53,8 +53,8 @@ def test_a_wrong_command_is_found(command: str, problem: str | None) -> None:
 
 
 def test_a_mention_need_not_be_whole() -> None:
-    page = "`clipjax store gc --dry-run`\n```\n$ clipjax store\\\n  ls  # all\nclipjax-other x\n```\n"
-    assert list(of_page(page)) == [("clipjax store ls  # all", True), ("clipjax store gc --dry-run", False)]
+    page = "`clipjax store gc --dry-run`\n```\n$ clipjax store\\\n  list  # all\nclipjax-other x\n```\n"
+    assert list(of_page(page)) == [("clipjax store list  # all", True), ("clipjax store gc --dry-run", False)]
     assert problem_of("clipjax store gc --dry-run", whole=False) is None
 
 

@@ -115,8 +115,8 @@ def test_a_batch_that_does_not_fit_is_halved(
         "a device's memory holds no more",
     )
     assert caplog.messages == [
-        "tiny images: 16 images do not fit a device's memory: going on with 8",
-        "tiny images: 8 images do not fit a device's memory: going on with 4",
+        "tiny images: 16 images do not fit a device's memory, or the host's: going on with 8",
+        "tiny images: 8 images do not fit a device's memory, or the host's: going on with 4",
     ]
     if stored:
         [info] = store.ls()
@@ -124,6 +124,24 @@ def test_a_batch_that_does_not_fit_is_halved(
         again = run(model, manifest, store, per_device_batch=16)
         assert (again.stats.forward_passes, again.stats.per_device_batch) == (0, 4)
         np.testing.assert_array_equal(again.array, expected)
+
+
+def test_a_batch_that_does_not_fit_the_host_is_halved(
+    model: TinyModel, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    taken, tried = embed._taken, list[int]()
+
+    def limited(source: Any) -> Any:
+        for batch in taken(source):
+            tried.append(len(batch.read) // jax.local_device_count())
+            if tried[-1] > 4:
+                raise MemoryError("Unable to allocate 9.19 GiB")
+            yield batch
+
+    monkeypatch.setattr(embed, "_taken", limited)
+    result = run(model, manifest_of(folder, 10), store, per_device_batch=16)
+    assert list(dict.fromkeys(tried)) == [16, 8, 4]
+    assert (len(result.array), result.stats.per_device_batch) == (10, 4)
 
 
 def test_an_odd_batch_is_halved_too(model: TinyModel, folder: Path, store: Store, holds: Any):

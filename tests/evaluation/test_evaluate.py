@@ -94,6 +94,15 @@ def test_rows_say_where_they_come_from(world):
     assert (row["sample"], row["skipped"], row["reference"], row["origin"]) == (None, 0, None, "measured")
 
 
+def test_what_looks_like_an_image_and_is_not_read_is_named(world):
+    (world / "blue" / "3.png").mkdir()
+    with pytest.warns(UserWarning, match=r"^world: 1 image is left out, blue/3\.png: of a format"):
+        assert run(world).rows[0]["n"] == 19
+    (world / "black" / "3.HEIC").touch()
+    with pytest.warns(UserWarning, match=r"^world: 2 images are left out, black/3\.HEIC, blue/3\.png: "):
+        run(world, limit=3)
+
+
 def test_rows_on_corrupted_copies_say_so(world):
     plain = run(world).rows[0]
     assert "made" not in plain["convention"]

@@ -596,7 +596,7 @@ def test_combinations_that_do_not_exist(tmp_path):
     cases: list[tuple[str, str, dict[str, Any], str]] = [
         ("zeroshot", "t.csv", {}, r"'zeroshot' takes predictions as .parquet, .npz"),
         ("retrieval", "t.csv", {}, r"'retrieval' takes predictions as .parquet"),
-        ("zeroshot", "t.parquet", {}, r"say what its labels are: dataset=CARD or labels=NAME"),
+        ("zeroshot", "t.parquet", {}, r"dataset=CARD, or labels=NAME .*\(--dataset and --labels on"),
         ("zeroshot", "t.parquet", {"annotations": tmp_path}, r"'zeroshot' takes no annotations"),
         ("zeroshot", "t.parquet", {"resamples": 0}, r"needs 1 resample or more"),
         ("zeroshot", "t.parquet", {"seed": -1}, r"the seed must be at least 0, not -1"),

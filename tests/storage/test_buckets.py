@@ -371,9 +371,9 @@ def test_a_whole_run_on_a_bucket(bucket: type[FakeBucket], tmp_path: Path, monke
 def test_the_command_line_takes_urls(bucket: type[FakeBucket]):
     entry_of(Store(f"{URL}/s"))
     ResultStore(f"{URL}/results").add([row(A)])
-    for arguments in (["store", "ls", "--store", f"{URL}/s"], ["results", "list", f"{URL}/results"]):
+    for arguments in (["store", "list", "--store", f"{URL}/s"], ["results", "list", f"{URL}/results"]):
         assert CliRunner().invoke(cli.app, arguments).exit_code == 0
-    missing = CliRunner().invoke(cli.app, ["store", "ls", "--store", f"{URL}/nowhere"])
+    missing = CliRunner().invoke(cli.app, ["store", "list", "--store", f"{URL}/nowhere"])
     assert "nowhere does not exist" in one_sentence(missing.exception)
 
 

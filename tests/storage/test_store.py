@@ -253,6 +253,29 @@ def test_damaged_key_is_refused(store: Store):
             open_entry(store)
 
 
+def test_every_damaged_key_is_named_at_once(store: Store):
+    damaged, bad, whole = (open_entry(store, key={"n": n}) for n in range(3))
+    for entry in (damaged, bad):
+        (entry.path / "key.json").write_text("{")
+    also = rf"delete \S*{damaged.key_hash}; these cannot be read either, delete them too: \S*{bad.key_hash}$"
+    for read in (lambda: store.find({"n": 0}), lambda: open_entry(store, key={"n": 0})):
+        with pytest.raises(DataError, match=also):
+            read()
+    with pytest.raises(DataError, match=r"delete them too: \S*[0-9a-f]{64}$"):
+        store.ls()
+    (bad.path / "key.json").unlink()
+    with pytest.raises(DataError, match=rf"delete \S*{damaged.key_hash}$"):
+        store.ls()
+    assert open_entry(store, key={"n": 2}).path == whole.path
+
+
+def test_a_folder_in_place_of_a_shard_is_refused_before_it_is_made(store: Store):
+    entry = open_entry(store)
+    Path(entry.shard_path(1)).mkdir()
+    with pytest.raises(DataError, match=r"00001-of-00003\.safetensors is a folder.*: remove it"):
+        entry.missing_shards()
+
+
 def test_write_refuses_wrong_rows(store: Store):
     entry = open_entry(store)
     good = rows(IDS[:4])

@@ -121,6 +121,14 @@ def test_a_wrong_file_is_one_sentence(folder: Path, old: str, new: str, says: st
     assert says in str(caught.value)
 
 
+def test_no_data_set_is_suggested_that_the_task_cannot_run(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown data set 'nincoo'; known: ") as caught:
+        load_suite(write(folder, GOOD.replace('"imagenet_r"', '"nincoo"', 1)))
+    assert "did you mean" not in str(caught.value)
+    with pytest.raises(DataError, match=r"unknown data set 'nincoo'; did you mean ninco"):
+        load_suite(write(folder, GOOD.replace("imagenet_val =", "nincoo =", 1)))  # of [data], for any task
+
+
 def test_a_suite_without_runs_or_models(folder: Path) -> None:
     head = 'title = "x"\nmodels = ["vit_b_32-openai"]\n'
     for text, says in (

@@ -27,18 +27,18 @@ def read_flat(
     Raises:
         DataError: `root` holds no image.
     """
-    known = (*IMAGE_EXTENSIONS, *extensions)
+    known, walk = (*IMAGE_EXTENSIONS, *extensions), Walk(root)
     if is_image(root, known):
         root, ids = root.parent, (root.name,)
     else:
-        walk = Walk(root)
         ids = tuple(sorted(walk.files(known)))
         walk.refuse_double(ids)
     if not ids:
         raise DataError(f"{root} holds no images ({', '.join(known)})")
     names = None if label_names is None else tuple(label_names)
     column_values = columns_from_names(root, ids, columns or {})
-    return Manifest(ids, FileOpener(str(root), ids), columns=column_values, label_names=names)
+    opener, left_out = FileOpener(str(root), ids), sorted(walk.left_out)
+    return Manifest(ids, opener, columns=column_values, label_names=names, left_out=tuple(left_out))
 
 
 def is_image(path: AnyPath, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:

@@ -54,7 +54,8 @@ def read_folder(
     allowed = {"ignore_unknown": ignore_unknown, "allow_missing": allow_missing}
     _same_folders(root, folders, spelled, "" if folder_is_index else _BY_ID, **allowed)
 
-    labelled = _labelled_images(root, [spelled.get(name) for name in folders])
+    walk = Walk(root)
+    labelled = _labelled_images(walk, [spelled.get(name) for name in folders])
     ids = [image for image, _ in labelled]
     return Manifest(
         tuple(ids),
@@ -62,6 +63,7 @@ def read_folder(
         labels=np.array([label for _, label in labelled], np.int32),
         columns=columns_from_names(root, ids, columns or {}),
         label_names=tuple(folders if label_names is None else label_names),
+        left_out=tuple(sorted(walk.left_out)),
     )
 
 
@@ -81,16 +83,16 @@ def _class_folders(
     return [str(i) for i in range(len(folders))], spelled
 
 
-def _labelled_images(root: epath.Path, folders: Sequence[str | None]) -> list[tuple[str, int]]:
+def _labelled_images(walk: Walk, folders: Sequence[str | None]) -> list[tuple[str, int]]:
     """Every image with its label, sorted. A label that may be missing has no folder."""
-    walk = Walk(root)
     labelled: list[tuple[str, int]] = []
     for label, folder in enumerate(folders):
         if folder is None:
             continue
         images = list(walk.files(IMAGE_EXTENSIONS, folder))
         if not images:
-            raise DataError(f"the class folder {root / folder} holds no images")
+            known = ", ".join(IMAGE_EXTENSIONS)
+            raise DataError(f"the class folder {walk.root / folder} holds no images ({known})")
         labelled += [(image, label) for image in images]
     labelled.sort()
     walk.refuse_double([image for image, _ in labelled])

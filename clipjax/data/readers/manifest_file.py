@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,9 @@ def _image_and_id(where: str, row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _no_image(where: str, image: str, path: epath.Path) -> DataError:
-    return DataError(f"{where}: the image {image} does not exist in {path.parent}")
+    if os.path.isabs(image):
+        return DataError(f"{where}: the image {image} does not exist: an absolute path is taken as it is")
+    return DataError(f"{where}: the image {image} does not exist in {path.parent}, the list's folder")
 
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:

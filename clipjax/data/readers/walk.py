@@ -14,6 +14,8 @@ from clipjax.errors import DataError
 from clipjax.storage.reading import AnyPath, check_exists, is_dir
 from clipjax.storage.remote.buckets import BucketPath
 
+UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers ignore
+
 
 class FolderEntry(NamedTuple):
     """ "other" is a FIFO, a socket or a device; a link has the kind of its target."""
@@ -73,8 +75,14 @@ def _listed(entry: os.DirEntry[str]) -> FolderEntry:
 
 
 class Walk:
+    """Attributes:
+    left_out: what looks like an image and is not read, relative to `root`: a file of another format, or a
+        folder with an image's name that holds none.
+    """
+
     def __init__(self, root: AnyPath) -> None:
         self.root = root
+        self.left_out: list[str] = []
         self._visited: dict[object, str] = {}
         self._links: list[str] = []
 
@@ -90,12 +98,15 @@ class Walk:
             folder = self.root / inner if inner else self.root
             entries = list_folder(folder)
             self._visit(folder, is_root=not inner)
+            if not entries and _ending(inner) in endings:
+                self.left_out.append(inner)
             for name, kind, is_link in entries:
                 inside = f"{inner}/{name}" if inner else name
                 if kind == "folder":
                     left.append(inside)
-                elif os.path.splitext(name)[1].lower() not in endings:
-                    continue
+                elif (ending := _ending(name)) not in endings:
+                    if ending in UNREAD:
+                        self.left_out.append(inside)
                 elif kind == "other":
                     raise DataError(
                         f"{self.root / inside} is a FIFO, a socket or a device, not an image: remove it"
@@ -133,6 +144,10 @@ class Walk:
             raise DataError(
                 f"{first} and {path} are one folder: its images would count twice; remove one (a link?)"
             )
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _check_no_circle(link: str) -> None:

@@ -12,7 +12,10 @@ from clipjax.storage.reading import read_csv
 def read_table(file: PredictionsFile) -> PredictionTable:
     columns = read_columns(file.path)
     if "label" in columns and file.space is None:
-        raise UsageError(f"{file.path}: say what its labels are: dataset=CARD or labels=NAME (or a CSV file)")
+        raise UsageError(
+            f"{file.path}: say what its labels are: dataset=CARD, or labels=NAME or a CSV file (--dataset "
+            "and --labels on the command line)"
+        )
     size = len(next(iter(columns.values()), []))
     columns = {"id": [f"{row:08d}" for row in range(size)], **columns}
     return PredictionTable(check_table(file, columns), file.space)

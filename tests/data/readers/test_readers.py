@@ -32,6 +32,18 @@ def test_class_folders(root):
     assert manifest.labels is not None
     assert manifest.labels.tolist() == [0, 0, 1]
     assert manifest.open(0) == png(1)
+    assert manifest.left_out == ()
+
+
+@pytest.mark.parametrize("read", [read_folder, read_flat])
+def test_what_looks_like_an_image_and_is_not_read(root, read):
+    (root / "n02" / "y.png").mkdir()
+    (root / "n01" / "album.png").mkdir()
+    write_images(root, ["n01/album.png/c.png", "n01/c.heic"])
+    manifest = read(root)
+    assert manifest.ids == ("n01/album.png/c.png", "n01/b.jpeg", "n01/deep/a.png", "n02/x.JPEG")
+    assert manifest.left_out == ("n01/c.heic", "n02/y.png")
+    assert manifest.sample(1).left_out == manifest.left_out
 
 
 def test_labels_follow_the_given_order_and_not_the_alphabet(root):
@@ -44,7 +56,7 @@ def test_wrong_class_folders_are_named(root):
     with pytest.raises(DataError, match=r"wrong class folders: missing n03; unexpected n02"):
         read_folder(root, ("n01", "n03"))
     (root / "n04").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*/n04 holds no images"):
+    with pytest.raises(DataError, match=r"class folder .*/n04 holds no images \(\.jpg, "):
         read_folder(root, ("n01", "n02", "n04"))
 
 
@@ -81,6 +93,19 @@ def test_an_unreadable_class_folder_is_named(root, monkeypatch):
 def test_a_folder_in_place_of_a_list_is_named(tmp_path):
     with pytest.raises(DataError, match="is a folder, and a list of images is asked for"):
         read_manifest_file(epath.Path(tmp_path))
+
+
+def test_a_listed_image_that_does_not_exist(tmp_path):
+    for image, says in (
+        ("0.png", rf"list\.csv:2: the image 0\.png does not exist in {tmp_path}, the list's folder"),
+        (
+            "/no/0.png",
+            r"list\.csv:2: the image /no/0\.png does not exist: an absolute path is taken as it is",
+        ),
+    ):
+        (tmp_path / "list.csv").write_text(f"path\n{image}\n")
+        with pytest.raises(DataError, match=says):
+            read_manifest_file(epath.Path(tmp_path / "list.csv"))
 
 
 def test_missing_and_empty_roots(tmp_path):
