@@ -223,7 +223,8 @@ class _Watch:
     def release(self, error: BaseException | None) -> None:
         """`error` is what ended the part that held."""
         if error is not None:
-            self._in_flight = weakref.ref(error)
+            with contextlib.suppress(TypeError):  # Python's own exceptions take no weak reference
+                self._in_flight = weakref.ref(error)
         self.held = ()
         self.raise_due()
 

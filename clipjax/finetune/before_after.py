@@ -242,11 +242,10 @@ def evaluate_suite(
     compute: Compute,
     request: Request | None = None,
     results: str | Path | None = None,
-) -> list[Result]:
-    """Evaluate one model; errors as `before_and_after`."""
+) -> dict[tuple[str, str], Result | Exception]:
+    """Evaluate one model: results, or why they failed, by task and data set. Errors as `before_and_after`."""
     asked = Request() if request is None else request
-    outcomes = _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce).values()
-    return [each for each in outcomes if isinstance(each, Result)]
+    return _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce)
 
 
 def _evaluate(

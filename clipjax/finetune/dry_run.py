@@ -81,7 +81,7 @@ def plan(setup: Setup, *, compile_step: bool = True) -> FinetunePlan:
         check_batch(recipe.batch_size, setup.settings.mesh, len(setup.train), recipe.accumulate)
     params = {path: leaf for path, leaf in flatten(outline.params).items() if not is_statistic(path)}
     trained = {path: leaf for path, leaf in params.items() if outline.trained(path)}
-    rate = recipe.schedule.of(recipe.optimizer.learning_rate, max(steps, 1), recipe.epochs)
+    rate = recipe.rate(len(setup.train))
     shown = sorted({0, min(recipe.schedule.warmup_steps, steps), steps // 2, max(steps - 1, 0)})
     return FinetunePlan(
         recipe=recipe.name,

@@ -255,15 +255,22 @@ def abstract_setup(model: Model, recipe: Recipe, data: FinetuneData, settings: S
 def _fitting(
     recipe: Recipe, images: int, settings: Settings, announce: Callable[[str], None] = lambda _: None
 ) -> Recipe:
-    """A batch larger than the training images becomes the largest that they fill, on all devices."""
+    """A batch larger than the training images becomes the largest that they fill, on all devices.
+
+    Raises UsageError for a warm-up as long as the run.
+    """
+    if not recipe.steps_of(images):
+        return recipe
     parts = settings.mesh.size * recipe.accumulate
     size = images // parts * parts
-    if recipe.batch_size <= images or not size or not recipe.steps_of(images):
-        return recipe
-    announce(
-        f"{recipe.name}: a batch of {recipe.batch_size} is larger than the {images} images, so it is {size}"
-    )
-    return dataclasses.replace(recipe, batch_size=size)
+    if recipe.batch_size > images and size:
+        announce(
+            f"{recipe.name}: a batch of {recipe.batch_size} is larger than the {images} images, so it is "
+            f"{size}"
+        )
+        recipe = dataclasses.replace(recipe, batch_size=size)
+    recipe.rate(images)
+    return recipe
 
 
 def _cut(whole: TrainSplit, data: FinetuneData, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
@@ -297,7 +304,10 @@ def _finished(folder: Path, record: dict[str, Any]) -> Model | None:
     try:
         there = flatten(dict(json.loads((folder / RECORD).read_text())))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{folder / RECORD} cannot be read ({error}): remove {folder}") from None
+        raise DataError(
+            f"{folder / RECORD} cannot be read ({error}): remove it, and the same command makes the model "
+            "from the resume points"
+        ) from None
     here = flatten(record)
     for key in sorted(there.keys() | here.keys(), key=[*here, *there].index):
         if there.get(key) != here.get(key):

@@ -41,6 +41,7 @@ class Recipe:
         remat: recompute activations, to save memory.
         shots: training images per class; None: all.
         select: chosen by validation accuracy: "epoch", "learning_rate" (among `learning_rates`).
+        file: that it was read from, for messages.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Recipe:
     select: tuple[str, ...] = ()
     learning_rates: tuple[float, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    file: str = field(default="", compare=False)
 
     def steps_of(self, images: int) -> int:
         """Optimiser steps on this many training images.
@@ -76,10 +78,15 @@ class Recipe:
         return max(1, self.epochs * images // self.batch_size) if self.epochs else 0
 
     def rate(self, images: int) -> Any:
-        return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
+        """step (from 0) -> learning rate. Raises UsageError as `Schedule.of`, beginning with the file."""
+        try:
+            return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
+        except UsageError as error:
+            raise UsageError(f"{self.file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All but the file."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "file"}
 
     @property
     def digest(self) -> str:
@@ -112,7 +119,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not overrides:
         return recipe_from_dict(record, str(path))
     try:
-        return recipe_from_dict(_overridden(record, overrides), f"--set {' --set '.join(overrides)}")
+        where = f"--set {' --set '.join(overrides)}"
+        return recipe_from_dict(_overridden(record, overrides), where, str(path))
     except DataError as error:
         recipe_from_dict(record, str(path))  # a mistake of the file's own is a DataError
         raise UsageError(str(error)) from None
@@ -127,9 +135,9 @@ def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     return changed
 
 
-def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
-    """Raises DataError that begins with `where`."""
-    recipe = read(Recipe, record, where)
+def recipe_from_dict(record: Mapping[str, Any], where: str, file: str | None = None) -> Recipe:
+    """Raises DataError that begins with `where`; `file` is the recipe's, if another."""
+    recipe = read(Recipe, record, where, given={"file": file or where})
     if (recipe.epochs is None) == (recipe.steps is None):
         raise DataError(f"{where}: give one of 'epochs' and 'steps'")
     multiple_of(f"{where}: batch_size", recipe.batch_size, recipe.accumulate, "accumulate", DataError)

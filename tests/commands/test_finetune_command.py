@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -336,6 +337,7 @@ def test_list_shows_every_method_and_recipe() -> None:
         (["flyp", "--evaluate", "robustness"], "--evaluate and --data-root go together"),
         (["flyp", "--data-root", "."], "--evaluate and --data-root go together"),
         (["flyp", "--pixel-store", "p"], "--pixel-store has no effect without --evaluate: give both"),
+        (["flyp", "--validation-dataset", "x"], "--validation-dataset has no effect without --validation"),
         (["flyp", "--validation", ".", "--hold-out", "2"], "--validation and --hold-out do not go together"),
         (["flyp", "--recipe", "ce_imagenet"], "the recipe ce_imagenet is one of cross_entropy, not of flyp"),
         (["flyp", "--recipe", "flip_imagenet"], "unknown recipe 'flip_imagenet'; did you mean flyp_imagenet"),
@@ -510,4 +512,28 @@ def test_alpha_is_not_chosen_on_what_is_reported(world: World, tuned: tuple[Path
     )
     message = "--pixel-store has no effect without --validation or --evaluate"
     refused(UsageError, message, "wise-ft", *pair, "--pixel-store", "p")
+    message = "^--alpha 0.3 --alpha 0.7: give the one to write, or --validation"
+    refused(UsageError, message, "wise-ft", *pair, "--alpha", "0.3", "--alpha", "0.7")
+    message = "--reference has no effect without --evaluate"
+    refused(UsageError, message, "wise-ft", *pair, "--reference", "colours_val")
     assert not (tuned[0] / "leak").exists()
+
+
+def test_a_failed_evaluation_is_the_exit_code_and_the_rest_is_there(
+    world: World, tuned: tuple[Path, Result], tmp_path: Path
+) -> None:
+    shutil.copytree(world.folder / "colours_dark", tmp_path / "colours_dark")
+    shutil.copy(world.folder / "colours_dark.toml", tmp_path)  # without the names of its classes
+    more = ["--evaluate", f"{world.folder}/tables/colours.toml", "--data-root", f"{tmp_path}"]
+    message = f"1 of 1 evaluation failed: zeroshot on colours_dark failed: {tmp_path}/colours.csv does not"
+    for shown in ([], ["--json"]):
+        result = world.finetune("linear_probe", tuned[0], *more, *shown)
+        assert isinstance(result.exception, DataError), result.output
+        assert str(result.exception).startswith(message)
+    assert "failed: " in json.loads(result.stdout)[0]["changes"][0]["note"]
+
+    pair = [f"{world.folder}/small", f"{tuned[0]}/seed1/model", "--out", f"{tmp_path}/wise"]
+    result = invoke("wise-ft", *pair, "--alpha", "0.5", *more, "--store", f"{world.folder}/store")
+    assert isinstance(result.exception, DataError), result.output
+    assert "alpha0.5, zeroshot on colours_dark: " in str(result.exception)
+    assert result.stdout.splitlines()[-1] == f"alpha 0.5: {tmp_path}/wise/model"

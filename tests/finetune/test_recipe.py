@@ -188,6 +188,7 @@ def test_values_of_a_file_and_their_defaults(tmp_path: Path) -> None:
     ("head", "tables", "message"),
     [
         ({"epoch": "3"}, "", "unknown key 'epoch'; did you mean epochs[^;]*[?] known: name, title, method,"),
+        ({"file": "'x'"}, "", "unknown key 'file'"),
         ({}, "[optimizer]\nlr = 1e-5\n", "optimizer: unknown key 'lr'; known: name, learning_rate,"),
         ({}, "[schedule]\nwarmup = 3\n", "schedule: unknown key 'warmup'"),
         ({"method": ""}, "", "the key 'method' is missing"),
@@ -302,6 +303,14 @@ def test_of_a_file_that_is_wrong_the_file_is_named(tmp_path: Path) -> None:
     assert load_recipe(wrong, ["batch_size=8"]).batch_size == 8
 
 
+def test_a_recipe_with_changes_still_names_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path, {}, "[schedule]\nwarmup_steps = 7\n")
+    recipe = load_recipe(path, ["steps=7"])
+    with pytest.raises(UsageError, match=rf"^{path}: schedule\.warmup_steps = 7 does not fit into 7 steps"):
+        recipe.rate(100)
+    assert "file" not in recipe.to_dict()
+
+
 def test_the_digest_is_of_what_decides_the_weights() -> None:
     def digest(*changes: str) -> str:
         return load_recipe("ce_imagenet", changes).digest
@@ -385,7 +394,7 @@ def test_unknown_suites_name_the_nearest() -> None:
 
 def test_a_batch_larger_than_the_images_becomes_what_they_fill() -> None:
     """On eight devices, each of which takes as many images."""
-    recipe, lines = load_recipe("flyp_imagenet"), list[str]()
+    recipe, lines = load_recipe("flyp_imagenet", ["schedule.warmup_steps=0"]), list[str]()
     settings: Any = SimpleNamespace(mesh=SimpleNamespace(size=8))
     assert _fitting(recipe, recipe.batch_size, settings, lines.append) is recipe
     assert not lines

@@ -184,7 +184,7 @@ def test_a_damaged_record_is_named(three: tuple[Path, list[SeedRun]], start: Sta
     for text in ("[1]", "{"):
         (tmp_path / "seed1").mkdir(exist_ok=True)
         (tmp_path / "seed1/run.json").write_text(text)
-        with pytest.raises(DataError, match=r"seed1/run\.json cannot be read .*: remove "):
+        with pytest.raises(DataError, match=r"seed1/run\.json cannot be read .*: remove it, and the same"):
             start(tmp_path, PROBE)
 
 
@@ -380,6 +380,16 @@ def test_nothing_is_chosen_without_images_to_choose_by(
     message = rf"{what[0]} cannot be chosen without a validation split: hold some training images out"
     with pytest.raises(UsageError, match=message):
         start(tmp_path / "out", PROBE | {"select": what, **rates}, FinetuneData(world.data()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_warm_up_that_does_not_fit_is_refused_before_anything_is_written(
+    start: Start, tmp_path: Path
+) -> None:
+    """LP-FT would train its probe first."""
+    record = TUNED | {"method": "lp_ft", "schedule": {"warmup_steps": 4}}
+    with pytest.raises(UsageError, match=r"^mine\.toml: schedule\.warmup_steps = 4 does not fit into 4 st"):
+        start(tmp_path / "out", record | {"options": {"probe_warmup_steps": 0}})
     assert not (tmp_path / "out").exists()
 
 

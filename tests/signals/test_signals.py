@@ -348,6 +348,17 @@ with signals.DeferredSignals() as held:
     )
 
 
+def test_an_error_of_python_passes_the_holder() -> None:
+    """Python's exceptions take no weak reference, unlike ours."""
+    body = """
+with signals.DeferredSignals():
+    ready()
+    raise OSError("the disk")
+"""
+    code, _, err = end(start(body), within=1)
+    assert (code, err.splitlines()[-1]) == (1, "OSError: the disk")
+
+
 def test_held_signals_end_the_process_after_the_grace_or_at_a_second_ctrl_c() -> None:
     body = "with signals.DeferredSignals():\n    ready()\n    time.sleep(60)"
     assert end(start(body), signal.SIGTERM, within=GRACE)[::2] == (75, TERM + DROPPED + "\n")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipjax.commands.shared.output import print_table, say
+from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.finetune.before_after import Change
@@ -26,6 +27,21 @@ def print_changes(changes: Sequence[Change]) -> None:
             f"\nafter: mean of {seeds} seeds; interval: from the lowest to the highest of their paired ones; "
             "over seeds: 95 % interval of the mean difference over images and seeds, both random"
         )
+
+
+def refuse_failed(failed: Sequence[str], runs: int) -> None:
+    """Raise DataError if some of the runs of a suite failed; each of `failed` is one with its reason."""
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {counted(runs, 'evaluation')} failed: {failed[0]}; the models are written: "
+            "mend it and run the same command again"
+        )
+
+
+def failed_runs(changes: Sequence[Change]) -> tuple[list[str], int]:
+    """The arguments of `refuse_failed`: which tasks failed on which data sets, and the number of all."""
+    runs = {f"{each.metric.task} on {each.dataset}": each for each in changes}
+    return [f"{run} {each.note}" for run, each in runs.items() if each.n is None], len(runs)
 
 
 _COLOURS = {"lost": "red", "gained": "green"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipjax.commands.shared.exclusions import refuse_without
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ class ValidationOptions:
     validation_dataset: Annotated[str, typer.Option(help="Data set card of the --validation images.")] = (
         "folder"
     )
+
+    def check(self) -> None:
+        if self.validation is None and self.validation_dataset != "folder":
+            refuse_without("--validation", {"--validation-dataset": self.validation_dataset})
 
     def read(self) -> Dataset | None:
         from clipjax.data.cards import load_dataset

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from clipjax.commands.finetune.changes import failed_runs, refuse_failed
 from clipjax.commands.finetune.dry_run import print_plan
 from clipjax.commands.finetune.finetune_options import FinetuneOptions
 from clipjax.commands.finetune.jobs import FinetuneJob, jobs_of
@@ -86,23 +87,32 @@ def _run_all(jobs: Sequence[FinetuneJob], shared: _Shared) -> None:
     records, failed = [], []
     for job in jobs:
         try:
-            records.append(_run(job, shared))
+            _run(job, shared, records)
         except ClipjaxError as error:
-            if len(jobs) == 1:
-                raise
             failed.append((f"{job.recipe.name} of {job.model}", error))
-            say(f"  failed: {error}", err=True)
-    if shared.options.as_json and jax.process_index() == 0:
+            if len(jobs) > 1:
+                say(f"  failed: {error}", err=True)
+    if shared.options.as_json and jax.process_index() == 0 and (records or len(jobs) > 1):
         say(json.dumps(records, indent=2))
+    _refuse_failed(failed, len(jobs))
+
+
+def _refuse_failed(failed: Sequence[tuple[str, ClipjaxError]], jobs: int) -> None:
+    """Raise the error of a single job, or DataError with the names of those that failed."""
+    if failed and jobs == 1:
+        raise failed[0][1]
     if failed:
         names, errors = zip(*failed)
         raise DataError(
-            f"{counted(len(failed), 'run')} of {len(jobs)} failed: {', '.join(names)}; the first: {errors[0]}"
+            f"{counted(len(failed), 'run')} of {jobs} failed: {', '.join(names)}; the first: {errors[0]}"
         )
 
 
-def _run(job: FinetuneJob, shared: _Shared) -> dict[str, Any]:
-    """Run the jobs and print what they made. Returns the record for --json."""
+def _run(job: FinetuneJob, shared: _Shared, records: list[dict[str, Any]]) -> None:
+    """Run a job, print what it made, and add the record for --json.
+
+    Raises DataError if an evaluation failed, after all that.
+    """
     import jax
 
     from clipjax.checkpoints.load import load_model
@@ -118,7 +128,8 @@ def _run(job: FinetuneJob, shared: _Shared) -> dict[str, Any]:
     changes = _changes(base, runs, job, shared)
     if not options.as_json and jax.process_index() == 0:
         show_job(job, runs, changes)
-    return record_of(job, runs, changes)
+    records.append(record_of(job, runs, changes))
+    refuse_failed(*failed_runs(changes))
 
 
 def _changes(base: Model, runs: Sequence[SeedRun], job: FinetuneJob, shared: _Shared) -> Sequence[Change]:

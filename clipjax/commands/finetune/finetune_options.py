@@ -122,6 +122,7 @@ class FinetuneOptions:
         if names := [name for name, value in missing.items() if value is None]:
             raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
         self.suite.check()
+        self.held_out.check()
         if self.suite.evaluate is None:
             refuse_without("--evaluate", {"--pixel-store": self.stores.pixel_store})
         if self.held_out.validation is not None:

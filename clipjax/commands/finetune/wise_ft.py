@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import typer
 
+from clipjax.commands.finetune.changes import refuse_failed
 from clipjax.commands.finetune.data_options import SuiteOptions, ValidationOptions
 from clipjax.commands.finetune.wise_ft_curve import draw, measure, show
 from clipjax.commands.shared.exclusions import refuse_without
@@ -74,11 +75,23 @@ class WiseOptions:
         from clipjax.checkpoints.identity.naming import taken_names
 
         self.suite.check()
-        if self.suite.evaluate is None and self.held_out.validation is None:
-            refuse_without("--validation or --evaluate", {"--pixel-store": self.stores.pixel_store})
+        self.held_out.check()
+        if self.suite.evaluate is None:
+            self._check_unevaluated()
         if self.name is not None and self.name in taken_names():
             raise UsageError(f"--name {self.name} is a published model: choose another name")
         _refuse_overwriting(self.folder / "model", self.base, self.tuned)
+
+    def _check_unevaluated(self) -> None:
+        refuse_without("--evaluate", {"--reference": self.reference})
+        if self.held_out.validation is not None:
+            return
+        refuse_without("--validation or --evaluate", {"--pixel-store": self.stores.pixel_store})
+        if len(alphas := self.alphas or ()) > 1:
+            raise UsageError(
+                f"--alpha {' --alpha '.join(f'{each:g}' for each in alphas)}: give the one to write, or "
+                "--validation to choose by, or --evaluate to compare them"
+            )
 
     @property
     def folder(self) -> Path:
@@ -113,18 +126,21 @@ def wise_ft(options: WiseOptions) -> None:
     compute, suite = options.compute(), options.suite.read()
     pair = _pair(options)
     alpha, choice = _choose(pair, alphas, options, compute)
-    rows = [] if suite is None else measure(pair.base, pair.tuned, alphas, *suite, out / "results", compute)
+    rows, failed, runs = [], [], 0
+    if suite is not None:
+        rows, failed, runs = measure(pair.base, pair.tuned, alphas, *suite, out / "results", compute)
     _write(pair, alpha, choice, options)
     figure = draw(rows, options.reference, alpha, out) if rows else []
     if options.as_json:
         say(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
-        return
-    if rows and suite is not None:
-        show(rows, alphas, suite[0])
-        say("")
-    if figure:
-        say(f"figure: {', '.join(map(str, figure))}")
-    say(f"alpha {alpha:g}: {out / 'model'}")
+    else:
+        if rows and suite is not None:
+            show(rows, alphas, suite[0])
+            say("")
+        if figure:
+            say(f"figure: {', '.join(map(str, figure))}")
+        say(f"alpha {alpha:g}: {out / 'model'}")
+    refuse_failed(failed, runs)
 
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:

@@ -23,18 +23,26 @@ def measure(
     data_root: Path,
     results: Path,
     compute: Compute,
-) -> list[Row]:
-    """The rows of every alpha, also written to `results`."""
+) -> tuple[list[Row], list[str], int]:
+    """The rows of every alpha, also written to `results`; the runs that failed, and the number of all."""
+    from clipjax.evaluation.rows import Result
     from clipjax.finetune.before_after import evaluate_suite, left_out
     from clipjax.finetune.wise_ft import sweep
 
     for line in left_out(suite, data_root):
         announce(line)
-    rows = []
+    rows: list[Row] = []
+    failed: list[str] = []
+    runs = 0
     for model in sweep(base, tuned, alphas):
-        found = evaluate_suite(model, suite, data_root, announce, compute=compute, results=results)
-        rows += [row for result in found for row in suite.shown(result.rows)]
-    return rows
+        outcomes = evaluate_suite(model, suite, data_root, announce, compute=compute, results=results)
+        runs += len(outcomes)
+        for (task, dataset), outcome in outcomes.items():
+            if isinstance(outcome, Result):
+                rows += suite.shown(outcome.rows)
+            else:
+                failed.append(f"{model.card.id}, {task} on {dataset}: {outcome}")
+    return rows, failed, runs
 
 
 def show(rows: Sequence[Row], alphas: Sequence[float], suite: FinetuneSuite) -> None:

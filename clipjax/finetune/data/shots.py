@@ -84,16 +84,19 @@ def write_shots(shots: Shots, path: Path) -> None:
 def read_shots(path: Path) -> Shots:
     """Raises DataError for a file that is missing, damaged or changed."""
     check_regular(path)
+    anew = "remove it and draw it anew (--shots N)"
     try:
         record = read_json(path)
         digest, version = record.pop("sha256"), record.pop("version")
         shots = read(Shots, record, path)
     except (DataError, KeyError):
-        raise DataError(f"{path} is not a list of shots; draw it anew") from None
+        raise DataError(f"{path} is not a list of shots: {anew}") from None
     if version != VERSION:
-        raise DataError(f"{path}: a list of shots of another version; draw it anew")
+        raise DataError(f"{path}: a list of shots of another version: {anew}")
     if shots.sha256 != digest:
-        raise DataError(f"{path}: the list of shots was changed after it was drawn (its hash is another)")
+        raise DataError(
+            f"{path}: the list of shots was changed after it was drawn (its hash is another): {anew}"
+        )
     return shots
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from clipjax.checkpoints.fetch import on_this_disk
 from clipjax.devices.agreement import first_writes
@@ -17,7 +17,9 @@ from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.search import choose
 from clipjax.finetune.training.step import TrainState, fetch
 from clipjax.finetune.training.trees import Params, flatten, merge, nest
-from clipjax.storage.formats.safetensors import write_safetensors
+from clipjax.storage.formats.safetensors import blocks_of, tensors_in, write_safetensors
+
+_DIGEST = "sha256"  # in a file's metadata: of the same file without metadata
 
 
 class Epochs:
@@ -48,20 +50,24 @@ class Epochs:
             self._held[step] = leaves
         else:
             file = self._file(step)
-            first_writes(functools.partial(write_safetensors, file, leaves, {}), str(file))
+            first_writes(functools.partial(_write, file, leaves), str(file))
 
     def _file(self, step: int) -> Path:
         assert self._folder is not None
         return self._folder / f"{self._steps.index(step) + 1}.safetensors"
 
     def read(self, epoch: int) -> Params:
-        """Leaves at the end of epoch 1, 2, ...; raises DataError for a lost file."""
+        """Leaves at the end of epoch 1, 2, ...; raises DataError for a lost or changed file."""
         step = self._steps[epoch - 1]
         if self._folder is None:
             return nest(self._held[step])
         try:
-            return nest(load_file(on_this_disk(self._file(step))))
-        except Exception as error:  # safetensors has an exception class of its own
+            leaves, about = tensors_in(on_this_disk(self._file(step)).read_bytes())
+            # An older clipjax wrote no digest.
+            if isinstance(about, Mapping) and about.get(_DIGEST) not in (None, _digest(leaves)):
+                raise ValueError("it was changed after it was written: its SHA-256 is another")
+            return nest(leaves)
+        except Exception as error:  # damaged bytes raise anything
             raise DataError(
                 f"{self._file(step)} cannot be read ({error}): the weights of epoch {epoch} are lost; remove "
                 f"{self._folder.parent} and train again"
@@ -86,3 +92,14 @@ class Epochs:
             "epoch_accuracies": list(choice.tried),
         }
         return merge(frozen, self.read(choice.best)), record
+
+
+def _write(file: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    write_safetensors(file, leaves, {_DIGEST: _digest(leaves)})
+
+
+def _digest(leaves: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks_of(leaves, {}):
+        digest.update(block)
+    return digest.hexdigest()

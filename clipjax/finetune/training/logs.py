@@ -181,15 +181,17 @@ def _written(row: Mapping[str, float]) -> dict[str, str]:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Rows ("step" int, the rest float), up to a line cut short by a killed run; [] without a file."""
+    """Rows ("step" int, the rest float) without damaged lines; [] without a file.
+
+    A killed run may have cut the last line, and a crashed machine left other bytes.
+    """
     if not file.is_file():
         return []
     rows: list[dict[str, Any]] = []
-    with file.open(newline="") as lines:
+    # csv.Error: a field longer than its limit, such as a block of zeros.
+    with file.open(newline="", errors="replace") as lines, contextlib.suppress(csv.Error):
         for row in csv.DictReader(lines):
-            try:
+            with contextlib.suppress(TypeError, ValueError, KeyError):
                 values = {name: float(value) for name, value in row.items() if value != ""}
                 rows.append({**values, "step": int(row["step"])})
-            except (TypeError, ValueError, KeyError):
-                break
     return rows

@@ -89,8 +89,9 @@ class Schedule:
         if self.name == "cosine":
             if self.warmup_steps >= max(steps, 1):
                 raise UsageError(
-                    f"a warm-up of {self.warmup_steps} steps does not fit into {steps} steps: train longer, "
-                    "warm up for less (--set schedule.warmup_steps=0), or take a recipe for few images"
+                    f"schedule.warmup_steps = {self.warmup_steps} does not fit into {steps} steps: train "
+                    "longer, warm up for less (--set schedule.warmup_steps=0), or take a recipe for few "
+                    "images"
                 )
             return lambda step: _cosine(jnp.asarray(step), learning_rate, self.warmup_steps, steps)
         if epochs is None:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from _long import mostly_long
 from jax import Array
+from safetensors.numpy import load_file
 
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.splits import ValidationSplit
@@ -33,6 +34,7 @@ from clipjax.finetune.training.optimizer import Optimizer
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params
 from clipjax.models.cut import FSDP
+from clipjax.storage.formats.safetensors import write_safetensors
 from tests._events import scalars
 from tests._trackers import Wandb
 from tests.finetune._tiny import (
@@ -329,6 +331,13 @@ def likes(epoch: int, seen: list[Params]) -> Callable[[Params, ValidationSplit],
     return accuracy
 
 
+def test_damaged_lines_of_a_log_do_not_end_a_run(tmp_path: Path) -> None:
+    """Those of a machine that crashed: other bytes, and a block of zeros longer than csv's limit."""
+    table = tmp_path / "metrics.csv"
+    table.write_bytes(b"step,loss\n1,0.5\n2,\xff.5\n3,0.25\n" + bytes(200_000))
+    assert read_metrics(table) == [{"step": 1, "loss": 0.5}, {"step": 3, "loss": 0.25}]
+
+
 @pytest.mark.parametrize("on_disk", mostly_long([True, False], keep=[True]))
 def test_the_best_epoch_is_chosen(tmp_path: Path, on_disk: bool) -> None:
     """Epochs of 5 steps; the run is stopped in the second one where it can go on."""
@@ -366,6 +375,22 @@ def test_a_lost_epoch_is_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "epochs" / "2.safetensors").write_bytes(b"")
     with pytest.raises(DataError, match=r"2\.safetensors cannot be read .*the weights of epoch 2 are lost"):
         train(problem, setup)
+
+
+def test_a_changed_epoch_is_not_chosen(tmp_path: Path) -> None:
+    """One flipped bit in a number leaves a file that safetensors reads."""
+    setup = tiny_setup(tmp_path, EPOCHS, devices=2)
+    problem = tiny_problem(setup, accuracy=likes(2, []))
+    train(problem, setup)
+    file = tmp_path / "train" / "epochs" / "2.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+    with pytest.raises(
+        DataError, match=r"2\.safetensors cannot be read \(it was changed after it was written"
+    ):
+        train(problem, setup)
+    write_safetensors(file, load_file(file), {})  # as an older clipjax wrote it
+    train(tiny_problem(setup, accuracy=likes(2, [])), setup)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
