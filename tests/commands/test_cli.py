@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import typer
 from _colours import ColourModel, paint
+from _long import mostly_long
 from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
 from clipjax.evaluation.models import encoders
 from clipjax.results.runs.failed_runs import FOLDER as FAILED
-from clipjax.verification.verify import VerificationReport, verify
+from clipjax.verification.verify import StageCheck, VerificationReport, verify
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -413,13 +414,21 @@ def test_a_signal_is_answered_in_words(number: str, code: int, says: str) -> Non
 
 
 @pytest.mark.usefixtures("reference_here")
+@pytest.mark.parametrize("compared", mostly_long([True, False], keep=[False]))
 def test_verify_takes_the_cards_library_and_writes_where_it_is_told(
-    lite0: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    lite0: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    compared: bool,
 ) -> None:
+    """What a comparison finds: verification/test_verify.py."""
     out, reports = tmp_path / "new" / "folder" / "report.json", []
 
-    def verified(*arguments: Any, **options: Any) -> VerificationReport:
-        reports.append(reports[0] if reports else verify(*arguments, **options))
+    def verified(model: Any, against: str | None, **options: Any) -> VerificationReport:
+        stages, reference = (StageCheck("logits", 0.0, 1e-5),), {"library": "timm", "version": "1.0"}
+        found = VerificationReport(model.card.id, against or "timm", stages, reference)
+        reports.append(verify(model, against, **options) if compared and not reports else found)
         return reports[-1]
 
     monkeypatch.setattr("clipjax.verification.verify.verify", verified)

@@ -70,7 +70,8 @@ for command in sys.argv[1].splitlines():
     except SystemExit as end:
         assert end.code in (1, 2), command
     heavy = {"jax", "torch", "tensorflow"} | (set() if command.startswith("sweep") else {"scipy"})
-    reads_paths = "nope" in command or command.startswith("compare")  # these are last, and may load pyarrow
+    reads_paths = "nope" in command or command.startswith(("compare", "sweep"))
+    # Those are last, and may load pyarrow.
     heavy |= set() if reads_paths else {"pyarrow"}
     loaded = heavy & set(sys.modules)
     assert not loaded, (command, loaded)
@@ -88,7 +89,8 @@ WRONG = {
     "eval zeroshot --predictions nope.csv": "nope.csv does not exist; give a .parquet, .csv",
     "convert nope.pt": "nope.pt does not exist",
     "compare tiny_1 tiny_2": "unknown run or model 'tiny_2'; did you mean tiny_1?",
-    "sweep nope.toml": "nope.toml does not exist",  # last: a suite's tasks need scipy
+    "sweep nope.toml": "nope.toml does not exist",  # a suite's tasks need scipy, so these are last
+    "sweep suite:effective_robustness --models rn5": "unknown model of effective_robustness 'rn5'",
 }
 
 

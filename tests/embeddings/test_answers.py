@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _embed_tools import manifest_of, write_images
-from _long import mostly_long
 from _tiny_language import TinyVisionLanguage
 from scipy.special import log_softmax
 
@@ -142,7 +141,8 @@ def test_answers_depend_on_the_image_and_on_the_order(reference):
     assert np.ptp(got.letters[:, 0, 0]) > 0.01
 
 
-@pytest.mark.parametrize("devices", mostly_long([1, 2], keep=[2]))
+@pytest.mark.long("embeddings/test_embed_many.py::test_small_data_sets_fill_the_steps_and_keep_their_bits")
+@pytest.mark.parametrize("devices", [1, 2])
 def test_bits_do_not_depend_on_the_number_of_devices(model, images, reference, devices, monkeypatch):
     monkeypatch.setattr(answers, "local_mesh", lambda: make_mesh(jax.devices()[:devices]))
     rows, _ = run(model, data_set(images))

@@ -371,7 +371,8 @@ def deep(layers: int = 8) -> TinyModel:
     return model
 
 
-@pytest.mark.parametrize("precision", mostly_long(["parity", "fast"], keep=["parity"]))
+@pytest.mark.long("embeddings/test_embed_memory.py::test_cut_params_give_the_same_bits")
+@pytest.mark.parametrize("precision", ["parity", "fast"])
 def test_bits_on_any_number_of_devices(precision: str, monkeypatch: pytest.MonkeyPatch):
     model = deep(2)
     whole = features(model, precision, REPLICATED)

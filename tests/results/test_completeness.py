@@ -193,6 +193,7 @@ def cues(root: Path, results: Path) -> Any:
     return clipjax.evaluate(Random(), "shape_bias", dataset="cue_conflict", root=root, **how)
 
 
+@pytest.mark.long("results/test_completeness.py::test_miniature_data_run_as_before_and_say_so")
 def test_373_of_1280_cue_conflict_images(test_data, tmp_path):
     result = cues(test_data / "cue_conflict", tmp_path)
     assert {json.dumps(each["part"]) for each in result.rows} == {json.dumps(PART)}
@@ -214,6 +215,11 @@ def test_miniature_data_run_as_before_and_say_so(tmp_path, capsys):
     assert "16 of 1,280 images" in shown.out
     assert "images tell" not in shown.err, "of --limit alone, and of shares of images"
     assert result.rows == ResultStore(tmp_path / "results").rows()
+    results = str(tmp_path / "results")
+    assert "images: 16 of 1,280" in output("explain", results)
+    run = re.sub(r"\s+", " ", output("explain", results, "--run", result.rows[0]["run_id"]))
+    assert "images all 16 of 1,280" in run
+    assert "16 of 1,280 images" in output("results", "list", results)
 
 
 def test_200_random_logits_do_not_replace_the_published_number(tmp_path):

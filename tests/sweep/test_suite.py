@@ -157,6 +157,7 @@ def test_named_suites() -> None:
         assert load_suite(f"suite:{name}").runs, name
 
 
+@pytest.mark.long("commands/test_startup.py::test_a_mistyped_name_is_refused_before_what_computes_is_loaded")
 def test_parsing_imports_no_jax(folder: Path) -> None:
     code = (
         "import sys; from clipjax.sweep.suite import load_suite; load_suite(sys.argv[1]); "

@@ -315,6 +315,7 @@ def small() -> RowIndex:
 
 def test_files_are_the_same_every_time(small, tmp_path):
     spec = load_spec("fig4")
+    spec = dataclasses.replace(spec, panels=spec.panels[:1])
     first, second = (analyze(spec, small, tmp_path / name).files for name in "ab")
     assert [path.name for path in first] == [
         "fig4.png",
