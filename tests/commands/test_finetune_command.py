@@ -525,7 +525,8 @@ def test_a_failed_evaluation_is_the_exit_code_and_the_rest_is_there(
     shutil.copytree(world.folder / "colours_dark", tmp_path / "colours_dark")
     shutil.copy(world.folder / "colours_dark.toml", tmp_path)  # without the names of its classes
     more = ["--evaluate", f"{world.folder}/tables/colours.toml", "--data-root", f"{tmp_path}"]
-    message = f"1 of 1 evaluation failed: zeroshot on colours_dark failed: {tmp_path}/colours.csv does not"
+    card = f"{tmp_path}/colours_dark.toml: label_space: {tmp_path}/colours.csv does not exist"
+    message = f"1 of 1 evaluation failed: zeroshot on colours_dark failed: {card}"
     for shown in ([], ["--json"]):
         result = world.finetune("linear_probe", tuned[0], *more, *shown)
         assert isinstance(result.exception, DataError), result.output
