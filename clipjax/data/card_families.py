@@ -31,7 +31,8 @@ def members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any
         record: what the file holds.
 
     Raises:
-        DataError: axes that are none, or a file to fetch for a member that is not there.
+        DataError: a name that is not a text, a wrong table of variants, or a file in [[files]] for a
+            value that no variant has.
     """
     if not isinstance(record.get("name"), str | None):
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")

@@ -269,7 +269,7 @@ def _fitting(
             f"{size}"
         )
         recipe = dataclasses.replace(recipe, batch_size=size)
-    recipe.rate(images)
+    recipe.rate(images)  # refuses a warm-up that does not fit before anything is written
     return recipe
 
 

@@ -78,11 +78,11 @@ class Recipe:
         return max(1, self.epochs * images // self.batch_size) if self.epochs else 0
 
     def rate(self, images: int) -> Any:
-        """step (from 0) -> learning rate. Raises UsageError as `Schedule.of`, beginning with the file."""
+        """step (from 0) -> learning rate. Raises UsageError as `Schedule.of`; it begins with the file."""
         try:
             return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
         except UsageError as error:
-            raise UsageError(f"{self.file}: {error}") from None
+            raise UsageError(f"{self.file or self.name}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the file."""

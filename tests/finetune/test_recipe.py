@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -308,6 +309,8 @@ def test_a_recipe_with_changes_still_names_its_file(tmp_path: Path) -> None:
     recipe = load_recipe(path, ["steps=7"])
     with pytest.raises(UsageError, match=rf"^{path}: schedule\.warmup_steps = 7 does not fit into 7 steps"):
         recipe.rate(100)
+    with pytest.raises(UsageError, match=rf"^{recipe.name}: schedule"):
+        dataclasses.replace(recipe, file="").rate(100)  # one made in Python
     assert "file" not in recipe.to_dict()
 
 

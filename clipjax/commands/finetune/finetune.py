@@ -87,7 +87,9 @@ def _run_all(jobs: Sequence[FinetuneJob], shared: _Shared) -> None:
     records, failed = [], []
     for job in jobs:
         try:
-            _run(job, shared, records)
+            record, changes = _run(job, shared)
+            records.append(record)
+            refuse_failed(*failed_runs(changes))
         except ClipjaxError as error:
             failed.append((f"{job.recipe.name} of {job.model}", error))
             if len(jobs) > 1:
@@ -108,11 +110,8 @@ def _refuse_failed(failed: Sequence[tuple[str, ClipjaxError]], jobs: int) -> Non
         )
 
 
-def _run(job: FinetuneJob, shared: _Shared, records: list[dict[str, Any]]) -> None:
-    """Run a job, print what it made, and add the record for --json.
-
-    Raises DataError if an evaluation failed, after all that.
-    """
+def _run(job: FinetuneJob, shared: _Shared) -> tuple[dict[str, Any], Sequence[Change]]:
+    """Run a job and print what it made. Returns the record for --json, and what the evaluation found."""
     import jax
 
     from clipjax.checkpoints.load import load_model
@@ -128,8 +127,7 @@ def _run(job: FinetuneJob, shared: _Shared, records: list[dict[str, Any]]) -> No
     changes = _changes(base, runs, job, shared)
     if not options.as_json and jax.process_index() == 0:
         show_job(job, runs, changes)
-    records.append(record_of(job, runs, changes))
-    refuse_failed(*failed_runs(changes))
+    return record_of(job, runs, changes), changes
 
 
 def _changes(base: Model, runs: Sequence[SeedRun], job: FinetuneJob, shared: _Shared) -> Sequence[Change]:

@@ -23,7 +23,7 @@ def smooth_ece(confidence: Float[np.ndarray, " N"], correct: Shaped[np.ndarray, 
     series = _series(confidence, correct)
     width = LEAST_WIDTH
     if _integral(series, width) > width:  # the value falls as the width grows, and is at most 1
-        width = float(brentq(lambda width: _integral(series, width) - width, width, 2, xtol=1e-10))
+        width = float(brentq(lambda tried: _integral(series, tried) - tried, width, 2, xtol=1e-10))
     return _integral(series, width), width
 
 
