@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+import clipjax
 from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
 from clipjax.evaluation.models import encoders
@@ -297,6 +299,25 @@ def test_python_m_clipjax_is_clipjax(
     monkeypatch.setattr(cli, "main", lambda: print("clipjax"))
     runpy.run_module("clipjax", run_name="__main__")
     assert capsys.readouterr().out == "clipjax\n"
+
+
+def test_ctrl_c_while_the_command_line_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopping(MetaPathFinder):
+        def find_spec(self, fullname: str, *_: Any) -> None:
+            if fullname == "clipjax.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Stopping(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "clipjax.cli")
+    monkeypatch.delattr(clipjax, "cli")
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
+        runpy.run_module("clipjax", run_name="__main__")
+    assert (getattr(end.value, "code", None), capsys.readouterr().err) == (
+        130,
+        "clipjax: stopped before it began\n",
+    )
 
 
 def test_help_loses_no_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
